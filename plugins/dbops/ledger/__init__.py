@@ -1,0 +1,32 @@
+"""What was done, seen and broken, in a PostgreSQL database of its own."""
+
+from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
+from dbops.ledger.record import record_action, record_check, record_restore_point, record_verification
+from dbops.ledger.session import (
+    LedgerNotReady,
+    LedgerStatus,
+    LedgerUnavailable,
+    connect,
+    migrate,
+    status,
+    transaction,
+)
+
+__all__ = [
+    "LedgerNotReady",
+    "LedgerStatus",
+    "LedgerUnavailable",
+    "Resolution",
+    "Sighting",
+    "connect",
+    "migrate",
+    "record_action",
+    "record_check",
+    "record_delivery",
+    "record_restore_point",
+    "record_verification",
+    "resolve_incident",
+    "see_incident",
+    "status",
+    "transaction",
+]

@@ -1,0 +1,148 @@
+"""Writing down what was done and seen. Every function may be repeated: a retry changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import Engine, or_, update
+from sqlalchemy.dialects.postgresql import insert
+
+from dbops.ledger.models import Action, CheckResult, RestorePoint
+from dbops.ledger.session import transaction
+from dbops.redact import redact
+
+if TYPE_CHECKING:
+    from dbops.backups.manifest import Manifest
+
+Outcome = Literal["running", "done", "failed", "skipped"]
+
+
+def record_restore_point(engine: Engine, manifest: Manifest, location: str, manifest_sha256: str) -> bool:
+    """Remember a committed backup; True when it was not known before.
+
+    :param location: URL of the folder that holds `manifest.json`.
+    :param manifest_sha256: of the bytes of `manifest.json`, hex.
+    """
+    with transaction(engine) as session:
+        statement = (
+            insert(RestorePoint)
+            .values(**restore_point_values(manifest, location, manifest_sha256))
+            .on_conflict_do_nothing()
+            .returning(RestorePoint.id)
+        )
+        return session.scalar(statement) is not None
+
+
+def restore_point_values(manifest: Manifest, location: str, manifest_sha256: str) -> dict[str, Any]:
+    """The columns of a restore point that its manifest decides."""
+    return {
+        "cluster": manifest.cluster,
+        "namespace": manifest.namespace,
+        "id": manifest.id,
+        "kind": str(manifest.kind),
+        "snapshot_at": manifest.snapshot_at,
+        "committed_at": manifest.finished_at,
+        "records": manifest.records,
+        "deleted": manifest.deleted,
+        "stored_bytes": manifest.stored_bytes,
+        "base": manifest.base,
+        "parent": manifest.parent,
+        "location": location,
+        "manifest_sha256": manifest_sha256,
+    }
+
+
+def record_verification(
+    engine: Engine,
+    cluster: str,
+    namespace: str,
+    id: str,
+    *,
+    at: datetime,
+    ok: bool,
+    problems: Sequence[str] = (),
+) -> bool:
+    """Remember what verify found; False when the restore point is unknown (`dbops ledger rebuild` finds it).
+
+    An older verification never replaces a newer one.
+    """
+    with transaction(engine) as session:
+        statement = (
+            update(RestorePoint)
+            .where(
+                RestorePoint.cluster == cluster, RestorePoint.namespace == namespace, RestorePoint.id == id
+            )
+            .values(verified_at=at, verified_ok=ok, problems=[redact(problem) for problem in problems])
+            .returning(RestorePoint.id)
+        )
+        newest = or_(RestorePoint.verified_at.is_(None), RestorePoint.verified_at <= at)
+        if session.scalar(statement.where(newest)) is not None:
+            return True
+        return session.get(RestorePoint, (cluster, namespace, id)) is not None
+
+
+def record_check(
+    engine: Engine,
+    *,
+    name: str,
+    target: str,
+    run: str,
+    at: datetime,
+    ok: bool,
+    message: str,
+    value: float | None = None,
+    limit: float | None = None,
+    unit: str | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Remember what a check saw. The same check, target and run again replaces the row.
+
+    :param run: what makes a retry the same: the DAG run's id, with the map index where there is one.
+    """
+    key = {"name": name, "target": target, "run": run}
+    seen = {"at": at, "ok": ok, "value": value, "limit": limit, "unit": unit, "message": redact(message)}
+    values = seen | {"details": redacted(details or {})}
+    with transaction(engine) as session:
+        statement = insert(CheckResult).values(**key, **values)
+        session.execute(statement.on_conflict_do_update(constraint="check_result_once", set_=values))
+
+
+def record_action(
+    engine: Engine,
+    *,
+    name: str,
+    target: str,
+    run: str,
+    started_at: datetime,
+    outcome: Outcome,
+    finished_at: datetime | None = None,
+    message: str = "",
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Remember what was done to a system. The same action, target and run again updates the row; its
+    `started_at` stays that of the first call.
+
+    :param outcome: `running` while it lasts, then `done`, `failed` or `skipped`.
+    """
+    values = {
+        "finished_at": finished_at,
+        "outcome": outcome,
+        "message": redact(message),
+        "details": redacted(details or {}),
+    }
+    with transaction(engine) as session:
+        statement = insert(Action).values(name=name, target=target, run=run, started_at=started_at, **values)
+        session.execute(statement.on_conflict_do_update(constraint="action_once", set_=values))
+
+
+def redacted(value: Any) -> Any:
+    """The same JSON value with every text in it redacted."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {str(name): redacted(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item) for item in value]
+    return value
