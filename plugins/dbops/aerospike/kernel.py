@@ -1,0 +1,731 @@
+"""The hot code of Aerospike backup and restore: query answers -> `.asb` text, `.asb` text -> batch-write rows.
+
+Compiled by Numba on first use, kept on disk, run without the GIL; no Python object is made per record. With
+NUMBA_DISABLE_JIT=1 the same functions run as plain Python, slow but equal.
+
+All memory is touched through the few primitives below. Compiled they check nothing, so every length that comes
+from the wire or from a file is measured first; as plain Python they raise IndexError for any byte outside the
+array, which is how the tests prove the measuring.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import numba
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
+Longs = NDArray[np.uint64]
+
+NEED_MORE: Final = 0  # the message or record at `pos` is not complete before `end`
+OUT_FULL: Final = 1  # no room in `out` for the next message: drain it (or, when it is empty, make it larger)
+DONE: Final = 2  # LAST came (state[RESULT] = its result code), or the text ended where it may
+REFUSED: Final = 3  # the server refused the request: state[RESULT] = its result code
+BROKEN: Final = 4  # what came is not what the protocol or the format allows: state[WHY], state[OFFSET]
+
+# Indexes of the state array, int64[STATE_SIZE], all 0 at the start of an answer or a file.
+FRAME_LEFT: Final = 0  # bytes left in the current proto frame
+RESULT: Final = 1
+WHY: Final = 1
+OFFSET: Final = 2
+SOURCE_NEEDED: Final = 3  # after NEED_MORE: bytes from `pos` on that are needed at least to go on
+RECORDS: Final = 4  # records so far
+ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take
+STATE_SIZE: Final = 8
+
+PARTITIONS: Final = 4096
+MAX_FRAME: Final = 128 << 20  # PROTO_SIZE_MAX of the server
+SLACK: Final = 32  # room behind each text for copies in whole words and for gcvt
+
+_FRAME: Final = 1
+_FRAME_SIZE: Final = 2
+_HEADER: Final = 3
+_LENGTHS: Final = 4
+_INFO3: Final = 5
+_PARTITION: Final = 6
+_FIELD: Final = 7
+_NO_DIGEST: Final = 8
+_NO_NAMESPACE: Final = 9
+_KEY: Final = 10
+_GENERATION: Final = 11
+_OP_FLAGS: Final = 12
+_BIN_NAME: Final = 13
+_PARTICLE: Final = 14
+_PARTICLE_SIZE: Final = 15
+_AFTER_LAST: Final = 16
+
+_REASONS: Final = {
+    _FRAME: "not a proto frame of version 2 and type 3 (message)",
+    _FRAME_SIZE: "a proto frame of an impossible size",
+    _HEADER: "a message header that is not 22 bytes",
+    _LENGTHS: "lengths of fields or bins that do not fit their message",
+    _INFO3: "a message with unknown flags in info3",
+    _PARTITION: "a partition number above 4095",
+    _FIELD: "a field that is unknown, given twice, or has an impossible size",
+    _NO_DIGEST: "a record without a digest",
+    _NO_NAMESPACE: "a record without a namespace",
+    _KEY: "a user key of an unknown type or an impossible size",
+    _GENERATION: "a generation above 65535",
+    _OP_FLAGS: "a bin with unknown flags",
+    _BIN_NAME: "a bin without a name",
+    _PARTICLE: "a value of an unknown particle type",
+    _PARTICLE_SIZE: "a value whose size or content its particle type does not allow",
+    _AFTER_LAST: "bytes behind the last message of an answer",
+}
+
+
+def reason(code: int) -> str:
+    """Say what state[WHY] means after BROKEN, as the end of `found ...`."""
+    return _REASONS[code]
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _inner(function: _F) -> _F:
+    return cast(_F, numba.njit(nogil=True)(function))
+
+
+def _entry(function: _F) -> _F:
+    """A function that Python calls: cached on disk together with all that it calls."""
+    if numba.config.DISABLE_JIT:
+        return cast(_F, np.errstate(over="ignore")(function))
+    return cast(_F, numba.njit(nogil=True, cache=True)(function))
+
+
+# ---------------------------------------------------------------------------------------------------- memory
+# Loads are big-endian (the wire), stores little-endian (so that a constant reads like the text it writes).
+
+_copy: Any
+_copy16: Any
+_load8: Any
+_load16: Any
+_load32: Any
+_load64: Any
+_load64_le: Any
+_store8: Any
+_store16: Any
+_store32: Any
+_store64: Any
+
+if numba.config.DISABLE_JIT:
+
+    def _cut(array: Bytes, at: int, size: int) -> Bytes:
+        if at < 0 or size < 0 or at + size > array.shape[0]:
+            raise IndexError(f"bytes {at} to {at + size} of {array.shape[0]}")
+        return array[at : at + size]
+
+    def _loader(size: int, order: str) -> Callable[[Bytes, int], Any]:
+        def load(array: Bytes, at: int) -> Any:
+            value = int.from_bytes(_cut(array, at, size).tobytes(), cast(Any, order))
+            return np.uint64(value) if size == 8 else value
+
+        return load
+
+    def _storer(size: int) -> Callable[[Bytes, int, int], None]:
+        def store(array: Bytes, at: int, value: int) -> None:
+            _cut(array, at, size)[:] = np.frombuffer(int(value).to_bytes(size, "little"), np.uint8)
+
+        return store
+
+    def _copy(out: Bytes, w: int, src: Bytes, p: int, size: int) -> None:
+        _cut(out, w, size)[:] = _cut(src, p, size)
+
+    def _copy16(out: Bytes, w: int, src: Bytes, p: int) -> None:
+        _copy(out, w, src, p, 16)
+
+    _load8, _load16, _load32, _load64 = (_loader(size, "big") for size in (1, 2, 4, 8))
+    _load64_le = _loader(8, "little")
+    _store8, _store16, _store32, _store64 = (_storer(size) for size in (1, 2, 4, 8))
+
+else:
+    from llvmlite import ir
+    from numba.core import cgutils
+
+    def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
+        return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
+
+    def _word(builder: Any, pointer: Any, bits: int) -> Any:
+        return builder.bitcast(pointer, ir.IntType(bits).as_pointer())
+
+    def _loader(bits: int, swap: bool) -> Any:
+        def load(_context: Any, array: Any, _at: Any) -> Any:
+            def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                word = ir.IntType(bits)
+                pointer = _word(builder, _pointer(context, builder, signature.args[0], *args), bits)
+                value = builder.load(pointer, align=1)
+                value = builder.bswap(value) if swap and bits > 8 else value
+                return value if bits == 64 else builder.zext(value, ir.IntType(64))
+
+            return (types.uint64 if bits == 64 else types.int64)(array, types.int64), code
+
+        return intrinsic(load)
+
+    def _storer(bits: int) -> Any:
+        def store(_context: Any, array: Any, _at: Any, _value: Any) -> Any:
+            def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+                value = args[2] if bits == 64 else builder.trunc(args[2], ir.IntType(bits))
+                builder.store(value, _word(builder, pointer, bits), align=1)
+                return context.get_dummy_value()
+
+            return types.void(array, types.int64, types.uint64), code
+
+        return intrinsic(store)
+
+    @intrinsic
+    def _copy(_context: Any, out: Any, _w: Any, src: Any, _p: Any, _size: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            target = _pointer(context, builder, signature.args[0], args[0], args[1])
+            source = _pointer(context, builder, signature.args[2], args[2], args[3])
+            cgutils.raw_memcpy(builder, target, source, args[4], 1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.int64, src, types.int64, types.int64), code
+
+    @intrinsic
+    def _copy16(_context: Any, out: Any, _w: Any, src: Any, _p: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            target = _word(builder, _pointer(context, builder, signature.args[0], args[0], args[1]), 128)
+            source = _word(builder, _pointer(context, builder, signature.args[2], args[2], args[3]), 128)
+            builder.store(builder.load(source, align=1), target, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.int64, src, types.int64), code
+
+    _load8, _load16, _load32, _load64 = (_loader(bits, True) for bits in (8, 16, 32, 64))
+    _load64_le = _loader(64, False)
+    _store8, _store16, _store32, _store64 = (_storer(bits) for bits in (8, 16, 32, 64))
+
+
+def _text(letters: bytes) -> int:
+    return int.from_bytes(letters, "little")
+
+
+# ------------------------------------------------------------------------------------------------ text pieces
+
+_PAIRS: Final = np.frombuffer(b"".join(b"%02d" % i for i in range(100)), np.uint16).copy()
+_BASE64: Final = np.frombuffer(
+    b"".join(base64.b64encode((i << 12).to_bytes(3, "big"))[:2] for i in range(4096)), np.uint16
+).copy()
+_TEN: Final = np.uint64(10)
+_HUNDRED: Final = np.uint64(100)
+_10E4: Final = np.uint64(10**4)
+_10E8: Final = np.uint64(10**8)
+_48: Final = np.uint64(48)
+_0: Final = np.uint64(0)
+_1: Final = np.uint64(1)
+_63: Final = np.uint64(63)
+_52: Final = np.uint64(52)
+_EXPONENT: Final = np.uint64(0x7FF)
+_FRACTION: Final = np.uint64((1 << 52) - 1)
+_N: Final = _text(b"+ n ")
+_D: Final = _text(b"+ d ")
+_S: Final = _text(b"+ s ")
+_G: Final = _text(b"+ g ")
+_T: Final = _text(b"+ t ")
+_B: Final = _text(b"+ b ")
+_K: Final = _text(b"+ k ")
+_LF: Final = 10
+_SP: Final = 32
+
+
+@_inner
+def _put_uint(out: Bytes, w: int, value: np.uint64) -> int:
+    """Decimal digits, two at a time from the last one; at most 20."""
+    if value < _TEN:
+        _store8(out, w, value + _48)
+        return w + 1
+    size = 2
+    rest = value
+    while rest >= _10E4:
+        rest = rest // _HUNDRED
+        size += 2
+    if rest >= _HUNDRED:
+        size += 1 if rest < np.uint64(1000) else 2
+    at = w + size
+    while value >= _HUNDRED:
+        rest = value // _HUNDRED
+        at -= 2
+        _store16(out, at, _PAIRS[value - rest * _HUNDRED])
+        value = rest
+    if value >= _TEN:
+        _store16(out, w, _PAIRS[value])
+    else:
+        _store8(out, w, value + _48)
+    return w + size
+
+
+@_inner
+def _put_int(out: Bytes, w: int, bits: np.uint64) -> int:
+    """A signed integer, given as the 64 bits of its two's complement."""
+    if bits >> _63 != _0:
+        _store8(out, w, 45)
+        return _put_uint(out, w + 1, ~bits + _1)
+    return _put_uint(out, w, bits)
+
+
+if numba.config.DISABLE_JIT:
+
+    def _printf(out: Bytes, w: int, bits: np.uint64) -> int:
+        text = b"%.17g" % np.uint64(bits).view(np.float64)
+        _cut(out, w, SLACK)[: len(text)] = np.frombuffer(text, np.uint8)
+        return w + len(text)
+
+else:
+    _gcvt = types.ExternalFunction("gcvt", types.uintp(types.float64, types.intc, types.uintp))
+
+    @_inner
+    def _printf(out: Bytes, w: int, bits: np.uint64) -> int:
+        """What printf("%.17g") prints, from the C library: its gcvt is that printf with the digits given."""
+        one = np.empty(1, np.uint64)
+        one[0] = bits
+        _gcvt(one.view(np.float64)[0], 17, out[w:].ctypes.data)
+        while _load8(out, w) != 0:
+            w += 1
+        return w
+
+
+@_inner
+def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
+    """A double, given as its bits, as `%.17g`; at most 24 bytes. Every NaN is `nan`: not all readers take `-nan`."""
+    if (bits >> _52) & _EXPONENT == _EXPONENT:
+        if bits & _FRACTION != _0:
+            _store32(out, w, _TEXT_NAN)
+            return w + 3
+        if bits >> _63 != _0:
+            _store8(out, w, 45)
+            w += 1
+        _store32(out, w, _TEXT_INF)
+        return w + 3
+    return _printf(out, w, bits)
+
+
+_TEXT_NAN: Final = _text(b"nan\n")
+_TEXT_INF: Final = _text(b"inf\n")
+
+
+@_inner
+def _put_token(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
+    """A name, with a backslash before each space, line feed and backslash."""
+    for i in range(p, p + size):
+        c = _load8(src, i)
+        if c == 32 or c == 10 or c == 92:
+            _store8(out, w, 92)
+            w += 1
+        _store8(out, w, c)
+        w += 1
+    return w
+
+
+@_inner
+def _put_raw(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
+    """Length, space, the bytes as they are."""
+    w = _put_uint(out, w, np.uint64(size))
+    _store8(out, w, _SP)
+    _copy(out, w + 1, src, p, size)
+    return w + 1 + size
+
+
+@_inner
+def _put_digest(out: Bytes, w: int, src: Bytes, p: int) -> int:
+    """20 bytes as 28 letters of base64."""
+    for _ in range(6):
+        word = _load32(src, p) >> 8
+        _store16(out, w, _BASE64[word >> 12])
+        _store16(out, w + 2, _BASE64[word & 4095])
+        p += 3
+        w += 4
+    word = _load16(src, p) << 8
+    _store16(out, w, _BASE64[word >> 12])
+    _store16(out, w + 2, _BASE64[word & 4095])
+    _store8(out, w + 3, 61)
+    return w + 4
+
+
+# ------------------------------------------------------------------------------------------- wire -> .asb text
+
+_LETTERS: Final = np.zeros(256, np.int64)  # particle type -> letter of the bin line
+for _kind, _letter in {
+    4: b"B",
+    7: b"J",
+    8: b"C",
+    9: b"P",
+    10: b"R",
+    11: b"H",
+    12: b"E",
+    18: b"Y",
+    19: b"M",
+    20: b"L",
+}.items():
+    _LETTERS[_kind] = ord(_letter)
+
+
+@_inner
+def _put_key(src: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
+    """The line of the user key; -1 for one that the format cannot hold."""
+    kind = _load8(src, p)
+    p += 1
+    size -= 1
+    _store32(out, w, _K)
+    w += 4
+    if kind == 1 or kind == 2:
+        if size != 8:
+            return -1
+        _store16(out, w, 0x2049 if kind == 1 else 0x2044)
+        bits = _load64(src, p)
+        w = _put_int(out, w + 2, bits) if kind == 1 else _put_double(out, w + 2, bits)
+    elif kind == 3:
+        _store16(out, w, 0x2053)
+        w = _put_raw(out, w + 2, src, p, size)
+    elif kind == 4:
+        _store16(out, w, 0x2142)
+        _store8(out, w + 2, _SP)
+        w = _put_raw(out, w + 3, src, p, size)
+    else:
+        return -1
+    _store8(out, w, _LF)
+    return w + 1
+
+
+@_inner
+def _put_bin(src: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
+    """The line of the bin whose op (behind its length) lies at p; -code when it is not allowed."""
+    kind = _load8(src, p + 1)
+    if _load8(src, p + 2) != 0:
+        return -_OP_FLAGS
+    name = _load8(src, p + 3)
+    if name == 0:
+        return -_BIN_NAME
+    value = p + 4 + name
+    size -= 4 + name
+    letter = _LETTERS[kind]
+    if letter != 0:
+        _store32(out, w, 0x2100202D | (letter << 16))
+        _store8(out, w + 4, _SP)
+        w = _put_token(out, w + 5, src, p + 4, name)
+        _store8(out, w, _SP)
+        w = _put_raw(out, w + 1, src, value, size)
+    elif kind == 1 or kind == 2:
+        if size != 8:
+            return -_PARTICLE_SIZE
+        _store32(out, w, 0x2049202D if kind == 1 else 0x2044202D)
+        w = _put_token(out, w + 4, src, p + 4, name)
+        _store8(out, w, _SP)
+        bits = _load64(src, value)
+        w = _put_int(out, w + 1, bits) if kind == 1 else _put_double(out, w + 1, bits)
+    elif kind == 3:
+        _store32(out, w, 0x2053202D)
+        w = _put_token(out, w + 4, src, p + 4, name)
+        _store8(out, w, _SP)
+        w = _put_raw(out, w + 1, src, value, size)
+    elif kind == 17:
+        if size != 1 or _load8(src, value) > 1:
+            return -_PARTICLE_SIZE
+        _store32(out, w, 0x205A202D)
+        w = _put_token(out, w + 4, src, p + 4, name)
+        _store16(out, w, 0x5420 if _load8(src, value) == 1 else 0x4620)
+        w += 2
+    elif kind == 23:
+        if size < 3:
+            return -_PARTICLE_SIZE
+        cells = 3 + 8 * _load16(src, value + 1)
+        if size < cells:
+            return -_PARTICLE_SIZE
+        _store32(out, w, 0x2047202D)
+        w = _put_token(out, w + 4, src, p + 4, name)
+        _store8(out, w, _SP)
+        w = _put_raw(out, w + 1, src, value + cells, size - cells)
+    elif kind == 0:
+        if size != 0:
+            return -_PARTICLE_SIZE
+        _store32(out, w, 0x204E202D)
+        w = _put_token(out, w + 4, src, p + 4, name)
+    else:
+        return -_PARTICLE
+    _store8(out, w, _LF)
+    return w + 1
+
+
+@_inner
+def _measure(src: Bytes, pos: int, end: int, left: int) -> tuple[int, int]:
+    """Walk over the message at pos: (its size, 0), (0, bytes needed at least) or (-code, offset).
+
+    `left` bytes of the frame begin at pos; afterwards all lengths inside the message fit it and each other.
+    """
+    limit = pos + left
+    if left < 22:
+        return -_LENGTHS, pos
+    if end - pos < 22:
+        return 0, 22
+    if _load8(src, pos) != 22:
+        return -_HEADER, pos
+    fields = _load16(src, pos + 18)
+    ops = _load16(src, pos + 20)
+    p = pos + 22
+    rest = fields * 5 + ops * 8  # the least that these take
+    if p + rest > limit:
+        return -_LENGTHS, pos
+    for _ in range(fields):
+        if p + 4 > end:
+            return 0, p + rest - pos
+        size = _load32(src, p)
+        p += 4 + size
+        rest -= 5
+        if size < 1 or p + rest > limit:
+            return -_LENGTHS, p - 4 - size
+    for _ in range(ops):
+        if p + 8 > end:
+            return 0, p + rest - pos
+        size = _load32(src, p)
+        name = _load8(src, p + 7)
+        p += 4 + size
+        rest -= 8
+        if size < 4 + name or p + rest > limit:
+            return -_LENGTHS, p - 4 - size
+    if p > end:
+        return 0, p - pos
+    return p - pos, 0
+
+
+@_inner
+def _answer(
+    src: Bytes,
+    pos: int,
+    end: int,
+    out: Bytes,
+    w: int,
+    state: Ints,
+    counts: Ints,
+    fingerprints: Longs,
+    last: Bytes,
+    seen: Bytes,
+    unavailable: Bytes,
+    bins: bool,
+) -> tuple[int, int, int]:
+    digests_out = last.reshape(-1)
+    left = state[FRAME_LEFT]
+    records = state[RECORDS]
+    status = NEED_MORE
+    why = 0
+    offset = pos
+    while True:
+        if left == 0:
+            if end - pos < 8:
+                state[SOURCE_NEEDED] = 8
+                break
+            if _load16(src, pos) != 0x0203:
+                why = _FRAME
+                offset = pos
+                break
+            size = (_load16(src, pos + 2) << 32) | _load32(src, pos + 4)
+            if size < 22 or size > MAX_FRAME:
+                why = _FRAME_SIZE
+                offset = pos
+                break
+            left = size
+            pos += 8
+        size, detail = _measure(src, pos, end, left)
+        if size <= 0:
+            if size == 0:
+                state[SOURCE_NEEDED] = detail
+            else:
+                why = -size
+                offset = detail
+            break
+        info3 = _load8(src, pos + 3)
+        result = _load8(src, pos + 5)
+        if info3 != 0 or result != 0:
+            if info3 & ~5 != 0:
+                why = _INFO3
+                offset = pos
+                break
+            if info3 & 1 != 0:
+                if left != size:
+                    why = _AFTER_LAST
+                    offset = pos + size
+                    break
+                pos += size
+                left = 0
+                state[RESULT] = result
+                status = DONE
+                break
+            if info3 & 4 == 0:
+                pos += size
+                left -= size
+                state[RESULT] = result
+                status = REFUSED
+                break
+            partition = _load32(src, pos + 6)
+            if partition >= PARTITIONS:
+                why = _PARTITION
+                offset = pos
+                break
+            if result != 0:
+                unavailable[partition] = result
+            pos += size
+            left -= size
+            continue
+
+        generation = _load32(src, pos + 6)
+        if generation > 65535:
+            why = _GENERATION
+            offset = pos
+            break
+        fields = _load16(src, pos + 18)
+        ops = _load16(src, pos + 20)
+        room = 2 * size + 32 * ops + 192 if bins else 20
+        if room > out.shape[0] - w:
+            state[ROOM_NEEDED] = room
+            status = OUT_FULL
+            break
+        p = pos + 22
+        digest = 0
+        namespace = 0
+        namespace_size = 0
+        set_at = 0
+        set_size = 0
+        key = 0
+        key_size = 0
+        for _ in range(fields):
+            n = _load32(src, p) - 1
+            kind = _load8(src, p + 4)
+            if kind == 4 and digest == 0 and n == 20:
+                digest = p + 5
+            elif kind == 0 and namespace == 0 and n > 0:
+                namespace = p + 5
+                namespace_size = n
+            elif kind == 1 and set_at == 0:
+                set_at = p + 5
+                set_size = n
+            elif kind == 2 and key == 0 and n > 0:
+                key = p + 5
+                key_size = n
+            else:
+                why = _FIELD
+                offset = p
+                break
+            p += 5 + n
+        if why != 0:
+            break
+        if digest == 0:
+            why = _NO_DIGEST
+            offset = pos
+            break
+        v = w
+        if bins:
+            if namespace == 0:
+                why = _NO_NAMESPACE
+                offset = pos
+                break
+            if key != 0:
+                v = _put_key(src, key, key_size, out, v)
+                if v < 0:
+                    why = _KEY
+                    offset = key
+                    break
+            _store32(out, v, _N)
+            v = _put_token(out, v + 4, src, namespace, namespace_size)
+            _store8(out, v, _LF)
+            _store32(out, v + 1, _D)
+            v = _put_digest(out, v + 5, src, digest)
+            _store8(out, v, _LF)
+            v += 1
+            if set_size != 0:
+                _store32(out, v, _S)
+                v = _put_token(out, v + 4, src, set_at, set_size)
+                _store8(out, v, _LF)
+                v += 1
+            _store32(out, v, _G)
+            v = _put_uint(out, v + 4, np.uint64(generation))
+            _store8(out, v, _LF)
+            _store32(out, v + 1, _T)
+            v = _put_uint(out, v + 5, np.uint64(_load32(src, pos + 10)))
+            _store8(out, v, _LF)
+            _store32(out, v + 1, _B)
+            v = _put_uint(out, v + 5, np.uint64(ops))
+            _store8(out, v, _LF)
+            v += 1
+            for _ in range(ops):
+                n = _load32(src, p)
+                v = _put_bin(src, p + 4, n, out, v)
+                if v < 0:
+                    why = -v
+                    offset = p
+                    break
+                p += 4 + n
+            if why != 0:
+                break
+        else:
+            _copy(out, v, src, digest, 20)
+            v += 20
+        w = v
+        partition = (_load8(src, digest) | (_load8(src, digest + 1) << 8)) & 4095
+        counts[partition] += 1
+        fingerprints[partition] += _load64_le(src, digest + 12)
+        _copy(digests_out, partition * 20, src, digest, 20)
+        seen[partition] = 1
+        records += 1
+        pos += size
+        left -= size
+    if why != 0:
+        status = BROKEN
+        state[WHY] = why
+        state[OFFSET] = offset
+    state[FRAME_LEFT] = left
+    state[RECORDS] = records
+    return pos, w, status
+
+
+@_entry
+def encode(
+    src: Bytes,
+    pos: int,
+    end: int,
+    out: Bytes,
+    w: int,
+    state: Ints,
+    counts: Ints,
+    fingerprints: Longs,
+    last: Bytes,
+    seen: Bytes,
+    unavailable: Bytes,
+) -> tuple[int, int, int]:
+    """Turn the messages src[pos:end] of a query's answer into `.asb` records in out[w:].
+
+    Consumes whole messages only; what is left of src belongs to the next call, before the bytes that come next.
+    `state` lives as long as the answer; the per-partition arrays as long as the slice.
+
+    :param src: uint8; nothing behind `end` changes the result.
+    :param counts: int64[4096], records per partition, added to.
+    :param fingerprints: uint64[4096], per partition the sum modulo 2**64 of digest[12:20] as little-endian number.
+    :param last: uint8[4096, 20], digest of the last record of each partition with seen[partition] = 1.
+    :param unavailable: uint8[4096], result code of each partition that the node does not have.
+    :return: (pos, w, status).
+    """
+    return _answer(src, pos, end, out, w, state, counts, fingerprints, last, seen, unavailable, True)
+
+
+@_entry
+def digests(
+    src: Bytes,
+    pos: int,
+    end: int,
+    out: Bytes,
+    w: int,
+    state: Ints,
+    counts: Ints,
+    fingerprints: Longs,
+    last: Bytes,
+    seen: Bytes,
+    unavailable: Bytes,
+) -> tuple[int, int, int]:
+    """Like `encode`, but write only the 20 bytes of each record's digest."""
+    return _answer(src, pos, end, out, w, state, counts, fingerprints, last, seen, unavailable, False)
