@@ -1,0 +1,528 @@
+"""The typed form of a platform file: what exists, how often it is backed up, how long it is kept, which limits hold.
+
+A check that needs two fields is a validator of the later one, so that it still runs when a third one is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from ipaddress import ip_address
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from dbops.errors import FinalError
+from dbops.platform.cron import check_cron
+
+MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
+LONGEST = timedelta(days=36500)
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class PlatformError(FinalError):
+    """The platform configuration is wrong, or something was asked of it that it does not hold."""
+
+
+class Severity(StrEnum):
+    CRITICAL = "critical"
+    WARNING = "warning"
+    SUMMARY = "summary"
+
+
+# Unit of each metric that has limits. More is worse for every one of them.
+METRICS: Mapping[str, str] = {
+    "aerospike_memory": "%",
+    "aerospike_disk": "%",
+    "aerospike_response_p95": "ms",
+    "aerospike_replication_lag": "ms",
+    "postgres_connections": "%",
+    "postgres_query_p95": "ms",
+    "postgres_replication_lag": "s",
+    "postgres_disk": "%",
+    "redshift_query": "s",
+    "redshift_cpu": "%",
+    "redshift_disk": "%",
+    "etl_failed": "%",
+}
+
+
+def refuse(problems: Iterable[tuple[Sequence[str | int], str]]) -> None:
+    """Raise one error that holds every problem with its path (relative to the model that is validated)."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("platform", "{reason}", {"reason": reason}), loc=tuple(path), input=None
+        )
+        for path, reason in problems
+    ]
+    if details:
+        raise ValidationError.from_exception_data("platform", details)
+
+
+def duration_text(value: timedelta) -> str:
+    """`6 h 31 min`: the largest units that are not zero."""
+    seconds = round(value.total_seconds())
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count} {unit}")
+    return sign + (" ".join(parts) or "0 s")
+
+
+def _duration(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        found = value
+    else:
+        match = re.fullmatch(r"(\d{1,9})([smhd])", value) if isinstance(value, str) else None
+        if not match:
+            raise ValueError("is no duration; write a whole number with its unit: 60s, 15m, 6h, 30d")
+        found = timedelta(seconds=int(match[1]) * SECONDS[match[2]])
+    if not timedelta(0) <= found <= LONGEST:
+        raise ValueError(f"must lie between 0s and {LONGEST.days}d")
+    return found
+
+
+def _duration_in_file(value: timedelta) -> str:
+    seconds = round(value.total_seconds())
+    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % SECONDS[unit] == 0)
+    return f"{seconds // SECONDS[unit]}{unit}"
+
+
+def _positive(value: timedelta) -> timedelta:
+    if not value:
+        raise ValueError("must be more than zero")
+    return value
+
+
+def _cron(value: str) -> str:
+    check_cron(value)
+    return " ".join(value.split())
+
+
+def _seed(value: str) -> str:
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", value)
+    if not match or not 1 <= int(match[3]) <= 65535:
+        raise ValueError("is no seed; write host:port, with a port of 1..65535 (Aerospike's is 3000)")
+    return value
+
+
+def _bucket(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
+        raise ValueError(
+            "is no bucket name: 3 to 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends"
+        )
+    if re.fullmatch(r"[0-9.]+", value):
+        try:
+            ip_address(value)
+        except ValueError:
+            return value
+        raise ValueError("is no bucket name: it looks like an IP address")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if value and not re.fullmatch(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*", value):
+        raise ValueError(
+            "is no prefix: parts of letters, digits and -_.!*'() joined by single slashes, none at the ends"
+        )
+    if any(part in {".", ".."} for part in value.split("/")):
+        raise ValueError("must not hold '.' or '..' as a part")
+    return value
+
+
+def _unique(what: str) -> WrapValidator:
+    """The items of a list (their `name`, or the items themselves) are all different."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        problems: list[InitErrorDetails] = []
+        first: dict[object, int] = {}
+        for index, item in enumerate(value if isinstance(value, list | tuple) else ()):
+            name = item.get("name") if isinstance(item, Mapping) else getattr(item, "name", item)
+            if not isinstance(name, str):
+                continue
+            if name in first:
+                reason = f"{what} {name!r} was named before, at [{first[name]}]"
+                kind = PydanticCustomError("platform", "{reason}", {"reason": reason})
+                problems.append(InitErrorDetails(type=kind, loc=(index,), input=None))
+            first.setdefault(name, index)
+        try:
+            result = handler(value)
+        except ValidationError as error:
+            if not problems:
+                raise
+            raise ValidationError.from_exception_data("platform", [*_details(error), *problems]) from None
+        if problems:
+            raise ValidationError.from_exception_data("platform", problems)
+        return result
+
+    return WrapValidator(check)
+
+
+def _details(error: ValidationError) -> list[InitErrorDetails]:
+    return [
+        InitErrorDetails(
+            type=PydanticCustomError(found["type"], "{reason}", {"reason": found["msg"]}),
+            loc=found["loc"],
+            input=found["input"],
+        )
+        for found in error.errors(include_url=False)
+    ]
+
+
+def _name(pattern: str, longest: int) -> StringConstraints:
+    return StringConstraints(pattern=pattern, max_length=longest)
+
+
+def _inherited() -> Any:
+    """Filled in by the platform once it is valid."""
+    return None
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(_duration),
+    AfterValidator(_positive),
+    PlainSerializer(_duration_in_file, str, "json"),
+]
+DurationOrZero = Annotated[
+    timedelta, BeforeValidator(_duration), PlainSerializer(_duration_in_file, str, "json")
+]
+Cron = Annotated[str, AfterValidator(_cron)]
+Seed = Annotated[str, AfterValidator(_seed)]
+Bucket = Annotated[str, AfterValidator(_bucket)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
+Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$")]
+Name = Annotated[str, _name(r"^[a-z0-9][a-z0-9_-]*$", 40)]  # goes into dag ids, pools and object keys
+NamespaceName = Annotated[str, _name(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", 31)]  # 31: Aerospike's limit
+SetName = Annotated[str, _name(r"^[^\s:;/]+$", 63)]  # 63: Aerospike's limit
+ConnectionId = Annotated[str, _name(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", 200)]
+Email = Annotated[str, StringConstraints(pattern=r"^[^@\s,;<>]+@[^@\s,;<>]+\.[^@\s,;<>.]+$")]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Storage(Model):
+    """The bucket that all backups go to."""
+
+    bucket: Bucket
+    prefix: Prefix = ""
+    connection: ConnectionId = "dbops_s3"
+    region: Region
+    replica_region: Region | None = None
+    """Where the bucket's own replication copies to: stated here, set up on the bucket."""
+
+    @field_validator("replica_region")
+    @classmethod
+    def _elsewhere(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("region"):
+            raise ValueError("must be another region than `region`: it is there for the loss of that one")
+        return value
+
+
+class Retention(Model):
+    """How long restore points are kept. They go as whole chains."""
+
+    full: Duration
+    incremental: Duration
+
+
+class Objective(Model):
+    """How much may be lost (rpo) and how long recovery may take (rto)."""
+
+    rpo: Duration
+    rto: Duration
+    guide_rpo: Duration | None = None
+    """What the operations guide promises, when that is more than the schedules can keep."""
+
+
+class Objectives(Model):
+    aerospike: Objective
+    postgres: Objective
+    redshift: Objective
+    configuration_rpo: Duration
+    full_platform_rto: Duration
+
+    @field_validator("full_platform_rto")
+    @classmethod
+    def _longest(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        for system in ("aerospike", "postgres", "redshift"):
+            part = info.data.get(system)
+            if part is not None and part.rto > value:
+                raise ValueError(
+                    f"is shorter than the {duration_text(part.rto)} that {system} alone may take"
+                )
+        return value
+
+
+class Namespace(Model):
+    name: NamespaceName
+    purpose: str = ""
+    sets: Annotated[tuple[SetName, ...], _unique("set")] = ()
+    """The sets that are expected; a backup always holds the whole namespace."""
+    track_deletes: StrictBool
+    """Store the digests of all records too, so that a restore does not bring deleted ones back."""
+    retention: Retention = Field(default_factory=_inherited)
+    """Default: the platform's."""
+
+
+class Schedules(Model):
+    """Cron of five fields, UTC."""
+
+    full: Cron
+    incremental: Cron | None = None
+
+
+class MaxDurations(Model):
+    """Longest that a run of each kind may take: its deadline, and what the RPO proof counts with."""
+
+    full: Duration
+    incremental: Duration | None = None
+
+
+@dataclass(frozen=True)
+class BackupKind:
+    """One scheduled kind of backup of a cluster."""
+
+    name: str
+    schedule: str
+    max_duration: timedelta
+
+
+class AerospikeCluster(Model):
+    name: Name
+    connection: ConnectionId
+    seeds: Annotated[tuple[Seed, ...], _unique("seed")] = ()
+    """`host:port` of nodes to ask first. Empty: host and port of the connection."""
+    schedules: Schedules
+    max_duration: MaxDurations
+    slices: Annotated[Whole, Field(ge=1, le=256)] = 64
+    """Parts of a namespace that are backed up, and retried, by themselves; one mapped task each."""
+    pool: Annotated[str, _name(r"^[\w.-]+$", 256)] = Field(
+        default_factory=lambda data: f"aerospike_{data.get('name', '')}"
+    )
+    pool_slots: Annotated[Whole, Field(ge=1, le=1024)] = 8
+    """Slices of this cluster that Airflow runs at once."""
+    workers: Annotated[Whole, Field(ge=1, le=64)] = 4
+    """Slices that one process runs at once (`dbops backup run`)."""
+    records_per_second: Annotated[Whole, Field(ge=0)] = 0
+    """Limit per slice; 0 = none."""
+    clock_skew_overlap: Annotated[DurationOrZero, Field(le=timedelta(hours=1))] = timedelta(seconds=60)
+    """How far an incremental reaches back before the snapshot that it follows."""
+    objectives: Objective = Field(default_factory=_inherited)
+    """Default: the platform's for Aerospike."""
+    namespaces: Annotated[tuple[Namespace, ...], _unique("namespace"), Field(min_length=1)]
+
+    @field_validator("max_duration")
+    @classmethod
+    def _bounded(cls, value: MaxDurations, info: ValidationInfo) -> MaxDurations:
+        schedules = info.data.get("schedules")
+        if schedules is not None and schedules.incremental and value.incremental is None:
+            refuse([(("incremental",), "is required, since incrementals are scheduled")])
+        return value
+
+    @field_validator("namespaces")
+    @classmethod
+    def _slices_of_a_run(cls, value: tuple[Namespace, ...], info: ValidationInfo) -> tuple[Namespace, ...]:
+        slices = info.data.get("slices")
+        if slices is not None and slices * len(value) > MAX_SLICES_OF_A_RUN:
+            raise ValueError(
+                f"{len(value)} namespaces x {slices} slices are more than the {MAX_SLICES_OF_A_RUN} tasks "
+                f"of a run; set slices to {max(1, MAX_SLICES_OF_A_RUN // len(value))} or less"
+            )
+        return value
+
+    @property
+    def backup_kinds(self) -> tuple[BackupKind, ...]:
+        kinds = [BackupKind("full", self.schedules.full, self.max_duration.full)]
+        if self.schedules.incremental and self.max_duration.incremental:
+            kinds.append(BackupKind("incremental", self.schedules.incremental, self.max_duration.incremental))
+        return tuple(kinds)
+
+    def namespace(self, name: str) -> Namespace:
+        """:raises PlatformError: the cluster has no such namespace; the message names those that it has."""
+        return _find(self.namespaces, name, f"namespace of cluster {self.name}")
+
+
+Named = TypeVar("Named", AerospikeCluster, Namespace)
+
+
+class Aerospike(Model):
+    clusters: Annotated[tuple[AerospikeCluster, ...], _unique("cluster"), Field(min_length=1)]
+
+    @field_validator("clusters")
+    @classmethod
+    def _apart(cls, value: tuple[AerospikeCluster, ...]) -> tuple[AerospikeCluster, ...]:
+        refuse(_shared(value))
+        return value
+
+    def cluster(self, name: str) -> AerospikeCluster:
+        """:raises PlatformError: there is no such cluster; the message names those that exist."""
+        return _find(self.clusters, name, "Aerospike cluster")
+
+
+class Slack(Model):
+    connection: ConnectionId = "dbops_slack"
+    channel: Annotated[str, StringConstraints(pattern=r"^#[^\s#]{1,80}$")]
+
+
+class PagerDuty(Model):
+    connection: ConnectionId = "dbops_pagerduty"
+
+
+class Mail(Model):
+    connection: ConnectionId = "dbops_smtp"
+    to: Annotated[tuple[Email, ...], _unique("address"), Field(min_length=1)]
+
+
+class Alerts(Model):
+    """Where alerts go. Which severity goes where is fixed: see `channels`."""
+
+    slack: Slack
+    pagerduty: PagerDuty | None = None
+    email: Mail | None = None
+
+    def channels(self, severity: Severity) -> tuple[str, ...]:
+        """Critical: Slack and PagerDuty; warning: Slack; summary: email. Only those that are configured."""
+        wanted = {
+            Severity.CRITICAL: ("slack", "pagerduty"),
+            Severity.WARNING: ("slack",),
+            Severity.SUMMARY: ("email",),
+        }[severity]
+        return tuple(name for name in wanted if getattr(self, name) is not None)
+
+
+class Limit(Model):
+    """`target` is what is aimed for; above `warn` and `critical` an alert of that severity is raised."""
+
+    unit: str
+    target: Number
+    warn: Number
+    critical: Number
+
+    @field_validator("critical")
+    @classmethod
+    def _order(cls, value: float, info: ValidationInfo) -> float:
+        for lower in ("warn", "target"):
+            if lower in info.data and info.data[lower] >= value:
+                raise ValueError(f"must be above {lower}, which is {info.data[lower]:g}")
+        return value
+
+
+def _metrics(value: dict[str, Limit]) -> dict[str, Limit]:
+    problems: list[tuple[Sequence[str], str]] = []
+    for name, limit in value.items():
+        unit = METRICS.get(name)
+        if unit is None:
+            problems.append(((name,), f"is no metric; known are {', '.join(METRICS)}"))
+            continue
+        if limit.unit != unit:
+            problems.append(((name, "unit"), f"must be {unit!r}, the unit that {name} is measured in"))
+        if unit == "%" and limit.critical > 100:
+            problems.append(((name, "critical"), "is more than 100 %: it would never be reached"))
+    problems += [((name,), "is required") for name in METRICS if name not in value]
+    refuse(problems)
+    return value
+
+
+class Platform(Model):
+    """Everything of one `include/platform/<name>.yaml`."""
+
+    name: Name
+    sha256: str
+    storage: Storage
+    ledger_connection: ConnectionId = "dbops_ledger"
+    retention: Retention
+    objectives: Objectives
+    alerts: Alerts
+    limits: Annotated[dict[str, Limit], AfterValidator(_metrics)]
+    aerospike: Aerospike
+
+    @field_validator("objectives")
+    @classmethod
+    def _kept_long_enough(cls, value: Objectives, info: ValidationInfo) -> Objectives:
+        retention = info.data.get("retention")
+        if retention is not None:
+            refuse((("aerospike", "rpo"), reason) for reason in _too_short(retention, value.aerospike))
+        return value
+
+    @field_validator("aerospike")
+    @classmethod
+    def _kept_long_enough_here(cls, value: Aerospike, info: ValidationInfo) -> Aerospike:
+        """Namespaces and clusters that have retention or objectives of their own."""
+        retention, objectives = info.data.get("retention"), info.data.get("objectives")
+        problems: list[tuple[Sequence[str | int], str]] = []
+        for index, cluster in enumerate(value.clusters):
+            objective = cluster.objectives or (objectives and objectives.aerospike)
+            for place, namespace in enumerate(cluster.namespaces):
+                kept = namespace.retention or retention
+                if objective and kept and (namespace.retention or cluster.objectives):
+                    path = ("clusters", index, "namespaces", place, "retention")
+                    problems += [(path, reason) for reason in _too_short(kept, objective)]
+        refuse(problems)
+        return value
+
+    @model_validator(mode="after")
+    def _inherit(self) -> Platform:
+        for cluster in self.aerospike.clusters:
+            if cluster.objectives is None:
+                object.__setattr__(cluster, "objectives", self.objectives.aerospike)
+            for namespace in cluster.namespaces:
+                if namespace.retention is None:
+                    object.__setattr__(namespace, "retention", self.retention)
+        return self
+
+
+def _too_short(retention: Retention, objective: Objective) -> list[str]:
+    return [
+        f"{kind} restore points are kept {duration_text(kept)}, less than the RPO of "
+        f"{duration_text(objective.rpo)}: they would be gone before the next one exists"
+        for kind, kept in (("full", retention.full), ("incremental", retention.incremental))
+        if kept < objective.rpo
+    ]
+
+
+def _shared(clusters: Sequence[AerospikeCluster]) -> list[tuple[tuple[str | int, ...], str]]:
+    """Two clusters must not be one: same seed, same pool, or the same connection as their only address."""
+    problems: list[tuple[tuple[str | int, ...], str]] = []
+    owner: dict[tuple[str, str], str] = {}
+    for index, cluster in enumerate(clusters):
+        used = [("pool", cluster.pool), *(("seeds", seed) for seed in cluster.seeds)]
+        if not cluster.seeds:
+            used.append(("connection", cluster.connection))
+        for field, value in used:
+            other = owner.setdefault((field, value), cluster.name)
+            if other != cluster.name:
+                problems.append(((index, field), f"{value!r} is that of cluster {other} too"))
+    return problems
+
+
+def _find(items: Sequence[Named], name: str, what: str) -> Named:
+    for item in items:
+        if item.name == name:
+            return item
+    raise PlatformError(f"{name!r} is no {what}; there are {', '.join(item.name for item in items)}")
