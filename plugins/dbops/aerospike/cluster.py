@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from dbops.aerospike.wire import EPOCH, PARTITIONS, Connection, ConnectionLost, Refused, ServerBusy, Tls
@@ -287,6 +288,12 @@ class Cluster:
         """The cluster's configured name, empty when it has none."""
         value = self.ask(next(iter(self.nodes)), "cluster-name").get("cluster-name", "")
         return "" if value in ("null", "not-set") or value.startswith("ERROR") else value
+
+    def clock_skew(self) -> timedelta:
+        """The largest difference between the nodes' clocks that any node sees."""
+        answers = self.ask_all("statistics").values()
+        values = [re.search(r"(?:^|;)cluster_clock_skew_ms=(\d+)", answer["statistics"]) for answer in answers]
+        return timedelta(milliseconds=max((int(found[1]) for found in values if found), default=0))
 
     def namespace_state(self, namespace: str) -> NamespaceState:
         """Sizes, migrations and clocks of a namespace over all nodes."""

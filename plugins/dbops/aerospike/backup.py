@@ -1,0 +1,531 @@
+"""Backups of one namespace: plan, read slices, commit.
+
+A *slice* is a range of partitions, read by one task: queried at the owners, turned from wire bytes into `.asb` text by
+the kernel, compressed, hashed and stored, all streaming, so that its memory does not depend on the namespace's size.
+A backup exists when its manifest does; the manifest is written last.
+
+What a restore point holds: every record as it was at some moment at or after `snapshot_at`. An incremental reads what
+changed since the snapshot of its parent minus an overlap for clock skew. Both times are of the cluster's own clock, so
+a worker whose clock is off leaves no hole.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from dbops.aerospike import asb, kernel
+from dbops.aerospike.cluster import Access, Cluster, NamespaceState
+from dbops.aerospike.digests import BLOCK, DIGEST, Bytes, Vanished, stored, union
+from dbops.aerospike.drain import Drain, Output, Tally
+from dbops.aerospike.wire import PARTITIONS, modified_since
+from dbops.backups import catalog
+from dbops.backups.catalog import RestorePoint
+from dbops.backups.lease import Lease
+from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult
+from dbops.backups.store import ObjectWriter, Store, StoredObject
+from dbops.errors import DbopsError, FinalError, RetryableError
+from dbops.platform import AerospikeCluster, Namespace, Platform
+
+log = logging.getLogger(__name__)
+
+ZSTD_LEVEL = 1  # level 3 costs twice the CPU for a few percent of size (bench/README.md)
+READY_SECONDS = 120.0
+LEASE = timedelta(minutes=15)
+_RENEW_SECONDS = 240.0
+_CLOCK_WARNING_SECONDS = 30
+
+
+class ClockWentBack(FinalError):
+    """A new restore point would be older than the newest one."""
+
+
+class DeletesUnknown(FinalError):
+    """The plan tracks deletes, and its parent kept no digests."""
+
+
+@dataclass
+class Progress:
+    """How far a slice or a backup is. `total` is what the server says that the namespace holds, an estimate."""
+
+    records: int = 0
+    text_bytes: int = 0
+    stored_bytes: int = 0
+    total: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def no_progress(progress: Progress) -> None:
+    """Nobody is watching."""
+
+
+# ---------------------------------------------------------------------------- plan
+
+
+def plan_backup(
+    platform: Platform,
+    cluster: AerospikeCluster,
+    namespace: Namespace,
+    kind: Kind,
+    access: Access,
+    store: Store,
+    *,
+    holder: str,
+    slices: int | None = None,
+) -> BackupPlan:
+    """Decide what a backup reads, and take the lease of the namespace.
+
+    An incremental without a usable full becomes a full, and says so in its kind: there is nothing to add to.
+
+    :param holder: who takes the lease; the same text in a retry takes it over from its earlier try.
+    :param slices: overrides the cluster's number of slices.
+    :raises LeaseHeld: another backup of the namespace runs.
+    :raises UnknownNamespace, ClusterUnreachable, ClusterNotReady, Refused: nothing was touched.
+    """
+    with Cluster(access) as reader:
+        reader.wait_ready(namespace.name, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))
+        key = reader.key()
+        lease = Lease.acquire(store, catalog.lease_key(cluster.name, namespace.name), holder, LEASE)
+        try:
+            points = catalog.restore_points(store, cluster.name, namespace.name)
+            parent = _parent(points, namespace, cluster.name) if kind is Kind.INCREMENTAL else None
+            snapshot, state = _snapshot(reader, namespace.name, max((p.snapshot_at for p in points), default=None))
+            overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
+            kind = Kind.INCREMENTAL if parent else Kind.FULL
+            return BackupPlan(
+                id=catalog.restore_point_id(snapshot, kind),
+                cluster=cluster.name,
+                namespace=namespace.name,
+                kind=kind,
+                snapshot_at=snapshot,
+                started_at=datetime.now(UTC),
+                modified_after=parent.snapshot_at - overlap if parent else None,
+                base=(parent.manifest.base or parent.id) if parent else None,
+                parent=parent.id if parent else None,
+                slices=partition_slices(slices or cluster.slices),
+                track_deletes=namespace.track_deletes,
+                holder=holder,
+                cluster_name=reader.name(),
+                cluster_key=key,
+                server_build=reader.build(),
+                zstd_level=ZSTD_LEVEL,
+                platform_sha256=platform.sha256,
+                records_per_second=cluster.records_per_second,
+                expected_records=state.master_objects,
+            )
+        except BaseException:
+            lease.release()
+            raise
+
+
+def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str) -> RestorePoint | None:
+    parent = catalog.newest_of_chain(points)
+    if parent is None:
+        log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
+    elif namespace.track_deletes and parent.manifest.inventory_counts is None:
+        log.warning("%s kept no digests: this backup is full, so that deletes are known from now on", parent.id)
+        return None
+    return parent
+
+
+def _snapshot(reader: Cluster, namespace: str, newest: datetime | None) -> tuple[datetime, NamespaceState]:
+    """The cluster's time now, in whole seconds, later than the newest restore point's.
+
+    :raises ClockWentBack: the cluster's clock is behind its own last backup by more than a moment.
+    """
+    for _ in range(10):
+        state = reader.namespace_state(namespace)
+        now = datetime.now(UTC)
+        snapshot = datetime.fromtimestamp(min(state.node_times), UTC) if state.node_times else now.replace(microsecond=0)
+        if newest is None or snapshot > newest:
+            break
+        time.sleep(0.3)
+    else:
+        raise ClockWentBack(
+            f"plan a backup of {namespace}: the cluster's clock says {snapshot:%FT%TZ}, its newest restore point is of "
+            f"{newest:%FT%TZ}; a point may not be older than its parent: check the clocks of the nodes"
+        )
+    if abs((now - snapshot).total_seconds()) > _CLOCK_WARNING_SECONDS:
+        log.warning(
+            "the clocks of the cluster and of this worker differ by %.0f s; restore points carry the cluster's time",
+            (snapshot - now).total_seconds(),
+        )
+    return snapshot, state
+
+
+def partition_slices(count: int) -> list[tuple[int, int]]:
+    """`count` ranges (first, last inclusive) that cover all partitions evenly."""
+    cuts = [number * PARTITIONS // count for number in range(count + 1)]
+    return [(first, last - 1) for first, last in zip(cuts, cuts[1:], strict=False)]
+
+
+# --------------------------------------------------------------------------- slice
+
+
+class _Text:
+    """`.asb` text on its way into one stored object: compressed, counted."""
+
+    def __init__(self, writer: ObjectWriter, level: int, on_block: Callable[[int, int], None]) -> None:
+        self._writer, self._on_block = writer, on_block
+        self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=False).compressobj()
+        self.bytes = 0
+
+    def write(self, block: bytes | Bytes) -> None:
+        view = memoryview(block)
+        self.bytes += view.nbytes
+        data = self._compressor.compress(view)
+        if data:
+            self._writer.write(data)
+        self._on_block(view.nbytes, len(data))
+
+    def close(self) -> None:
+        self._writer.write(self._compressor.flush())
+
+
+def backup_slice(
+    access: Access,
+    store: Store,
+    plan: BackupPlan,
+    first: int,
+    last: int,
+    *,
+    parent: Manifest | None = None,
+    on_progress: OnProgress = no_progress,
+) -> SliceResult:
+    """Read partitions `first` to `last` (inclusive) and store them; a retry overwrites what an earlier try left.
+
+    :param parent: manifest of the plan's parent; needed by an incremental that tracks deletes (read when None).
+    :param on_progress: called after each block that was received.
+    :raises PartitionsIncomplete: partitions could not be read to their end.
+    :raises StoreError: the storage refused; nothing of this slice is visible then.
+    """
+    started = time.monotonic()
+    Lease.acquire(store, catalog.lease_key(plan.cluster, plan.namespace), plan.holder, LEASE)
+    with Cluster(access) as cluster:
+        cluster.wait_ready(plan.namespace, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))
+        reader = _SliceReader(cluster, store, plan, first, last, on_progress)
+        if plan.track_deletes:
+            if plan.parent and parent is None:
+                parent = catalog.read_manifest(store, plan.cluster, plan.namespace, plan.parent)
+            result = reader.read_with_deletes(parent)
+        else:
+            result = reader.read()
+    result = result.model_copy(update={"seconds": time.monotonic() - started})
+    catalog.put_slice_result(store, plan, result)
+    return result
+
+
+class _SliceReader:
+    def __init__(
+        self, cluster: Cluster, store: Store, plan: BackupPlan, first: int, last: int, on_progress: OnProgress
+    ) -> None:
+        self.cluster, self.store, self.plan, self.first, self.last = cluster, store, plan, first, last
+        self.tally = Tally()
+        self.progress = Progress(total=plan.expected_records * (last - first + 1) // PARTITIONS)
+        self.on_progress = on_progress
+        self.lease_renewed = time.monotonic()
+        self.indexes: list[str] = []
+        self.udfs: list[str] = []
+
+    def _on_text(self, text: int, stored_bytes: int) -> None:
+        self.progress.text_bytes += text
+        self.progress.stored_bytes += stored_bytes
+
+    def _on_block(self) -> None:
+        self.progress.records = self.tally.records
+        self.on_progress(self.progress)
+        if time.monotonic() - self.lease_renewed > _RENEW_SECONDS:
+            Lease.acquire(
+                self.store, catalog.lease_key(self.plan.cluster, self.plan.namespace), self.plan.holder, LEASE
+            )
+            self.lease_renewed = time.monotonic()
+
+    def _drain(self, output: Output, tally: Tally, parse: Callable[..., tuple[int, int, int]], no_bins: bool) -> Drain:
+        expression = b""
+        if self.plan.modified_after and not no_bins:
+            expression = modified_since(int(self.plan.modified_after.timestamp()) * 1_000_000_000)
+        return Drain(
+            self.cluster,
+            self.plan.namespace,
+            parse,
+            tally,
+            output,
+            filter_expression=expression,
+            no_bins=no_bins,
+            records_per_second=self.plan.records_per_second,
+            on_block=self._on_block,
+        )
+
+    def _key(self, role: str, suffix: str) -> str:
+        return catalog.object_key(self.plan, f"{role}_{self.first:04d}_{self.last:04d}.{suffix}")
+
+    def _begin(self, text: _Text) -> None:
+        """Header, and in the slice of partition 0 the secondary indexes and UDFs, as asrestore expects them."""
+        text.write(asb.header(self.plan.namespace, first_file=self.first == 0))
+        if self.first:
+            return
+        node = next(iter(self.cluster.nodes))
+        listing = f"sindex-list:namespace={self.plan.namespace};b64=true"
+        answer = self.cluster.ask(node, listing, "udf-list")
+        for line, name in asb.index_lines(answer.get(listing, "")):
+            text.write(line)
+            self.indexes.append(name)
+        for name in asb.udf_names(answer.get("udf-list", "")):
+            command = f"udf-get:filename={name}"
+            text.write(asb.udf_line(name, self.cluster.ask(node, command)[command]))
+            self.udfs.append(name)
+
+    # ------------------------------------------------------------------ without deletes
+
+    def read(self) -> SliceResult:
+        """All partitions of the slice in one query a node."""
+        with self.store.open_writer(self._key("slice", "asb")) as writer:
+            text = _Text(writer, self.plan.zstd_level, self._on_text)
+            self._begin(text)
+            output = Output(text.write)
+            drain = self._drain(output, self.tally, kernel.encode, no_bins=False)
+            try:
+                drain.run(range(self.first, self.last + 1))
+            finally:
+                drain.close()
+            output.flush()
+            text.close()
+            stored_object = writer.close()
+        return self._result([self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed)
+
+    # --------------------------------------------------------------------- with deletes
+
+    def read_with_deletes(self, parent: Manifest | None) -> SliceResult:
+        """One query a partition, so that digests arrive in order, beside the data its inventory, and what vanished.
+
+        In a full the inventory is what was read. In an incremental the changed records are read first and the
+        inventory after them: a record that was created, read and deleted in between is then known as vanished, because
+        it is among the changed ones and not in the inventory.
+        """
+        incremental = self.plan.kind is Kind.INCREMENTAL
+        if incremental and (parent is None or parent.inventory_counts is None):
+            raise DeletesUnknown(f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests")
+        inventory = [0] * (self.last - self.first + 1)
+        deleted = [0] * len(inventory)
+        objects: list[ObjectEntry] = []
+        with (
+            self.store.open_writer(self._key("slice", "asb")) as data_writer,
+            self.store.open_writer(self._key("digests", "bin")) as digest_writer,
+            _optional_writer(self.store, self._key("deleted", "bin"), incremental) as deleted_writer,
+            tempfile.SpooledTemporaryFile(max_size=8 << 20) as changed,
+        ):
+            text = _Text(data_writer, self.plan.zstd_level, self._on_text)
+            self._begin(text)
+            output = Output(text.write)
+            write_digests = digest_writer.write
+            changed_output = Output(changed.write if incremental else write_digests, 1 << 20)
+            both = _EncodeAndDigest(changed_output)
+            drain = self._drain(output, self.tally, both, no_bins=False)
+            present_tally = Tally()
+            present_output = Output(write_digests, 1 << 20)
+            present = self._drain(present_output, present_tally, kernel.digests, no_bins=True)
+            try:
+                for partition in range(self.first, self.last + 1):
+                    drain.run([partition])
+                    changed_output.flush()
+                    at = partition - self.first
+                    if not incremental:
+                        inventory[at] = int(self.tally.counts[partition])
+                        continue
+                    assert parent is not None and deleted_writer is not None
+                    older = union(self._parents_digests(parent, partition), _spooled(changed))
+                    vanished = Vanished(older, deleted_writer.write)
+
+                    def keep(block: Bytes, vanished: Vanished = vanished) -> None:
+                        write_digests(block)
+                        vanished.feed(block)
+
+                    present_output.take = keep
+                    present.run([partition])
+                    present_output.flush()
+                    vanished.finish()
+                    inventory[at], deleted[at] = int(present_tally.counts[partition]), vanished.count
+                    changed.seek(0)
+                    changed.truncate()
+            finally:
+                drain.close()
+                present.close()
+            output.flush()
+            text.close()
+            objects.append(self._entry("records", data_writer.close(), self.tally.records, text.bytes))
+            objects.append(self._entry("digests", digest_writer.close(), sum(inventory), 0))
+            if deleted_writer:
+                objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
+        result = self._result(objects, drain.resumed + present.resumed)
+        return result.model_copy(update={"inventory": inventory, "deleted": deleted if incremental else None})
+
+    def _parents_digests(self, parent: Manifest, partition: int) -> Iterator[Bytes]:
+        assert parent.inventory_counts is not None
+        objects = [
+            (catalog.restore_point_key(parent, entry.name), entry.first, entry.last)
+            for entry in parent.objects
+            if entry.role == "digests"
+        ]
+        return stored(self.store, objects, parent.inventory_counts, partition)
+
+    # --------------------------------------------------------------------------- result
+
+    def _entry(self, role: Role, stored_object: StoredObject, records: int, text_bytes: int) -> ObjectEntry:
+        if stored_object.sha256 is None:
+            raise DbopsError(f"{stored_object.key} was stored without a SHA-256")
+        return ObjectEntry(
+            name=stored_object.key.rpartition("/")[2],
+            role=role,
+            first=self.first,
+            last=self.last,
+            size=stored_object.size,
+            sha256=stored_object.sha256,
+            records=records,
+            text_bytes=text_bytes,
+        )
+
+    def _result(self, objects: list[ObjectEntry], resumed: int) -> SliceResult:
+        span = slice(self.first, self.last + 1)
+        return SliceResult(
+            plan_id=self.plan.id,
+            first=self.first,
+            last=self.last,
+            objects=objects,
+            counts=self.tally.counts[span].tolist(),
+            fingerprints=[f"{value:016x}" for value in self.tally.fingerprints[span].tolist()],
+            inventory=None,
+            deleted=None,
+            indexes=self.indexes,
+            udfs=self.udfs,
+            seconds=0.0,
+            resumed=resumed,
+        )
+
+
+class _EncodeAndDigest:
+    """`kernel.encode` that also puts each record's digest into an output of its own."""
+
+    def __init__(self, output: Output) -> None:
+        self.output = output
+        self._tally = Tally()
+
+    def __call__(
+        self, src: Bytes, pos: int, end: int, out: Bytes, w: int, state: NDArray[np.int64], *tally: Any
+    ) -> tuple[int, int, int]:
+        again = state.copy()
+        until, w, status = kernel.encode(src, pos, end, out, w, state, *tally)
+        while pos < until:
+            output = self.output
+            pos, output.used, found = kernel.digests(
+                src, pos, until, output.buffer, output.used, again, *self._tally.arrays
+            )
+            if found == kernel.OUT_FULL:
+                output.make_room()
+        return until, w, status
+
+
+def _spooled(changed: IO[bytes]) -> Iterator[Bytes]:
+    changed.seek(0)
+    while block := changed.read(BLOCK // DIGEST * DIGEST):
+        yield np.frombuffer(block, np.uint8)
+
+
+def _optional_writer(store: Store, key: str, wanted: bool) -> AbstractContextManager[ObjectWriter | None]:
+    return store.open_writer(key) if wanted else nullcontext()
+
+
+# -------------------------------------------------------------------------- commit
+
+
+def commit_backup(access: Access, store: Store, plan: BackupPlan) -> Manifest:
+    """Write the manifest, after which the backup exists, and give the lease back. Again = the same manifest.
+
+    :raises IncompleteBackup: a slice has no result; names the missing ones.
+    """
+    try:
+        with Cluster(access) as cluster:
+            cluster.refresh()
+            key_after = cluster.key()
+    except RetryableError as problem:
+        # The data is whole whatever the cluster does now: each partition was part of an answer that ended well.
+        log.warning("the cluster key after the backup is not known: %s", problem)
+        key_after = ""
+    results = catalog.slice_results(store, plan)
+    manifest = catalog.commit(store, plan, results, datetime.now(UTC), key_after)
+    catalog.delete_slice_results(store, plan)
+    release_lease(store, plan)
+    return manifest
+
+
+def release_lease(store: Store, plan: BackupPlan) -> None:
+    """Give the namespace free, if this backup still holds it."""
+    Lease.release_holder(store, catalog.lease_key(plan.cluster, plan.namespace), plan.holder)
+
+
+def abandon_backup(store: Store, plan: BackupPlan) -> None:
+    """Remove what an uncommitted backup stored, and give the lease back. A committed one is left alone."""
+    if store.head(catalog.manifest_key(plan.cluster, plan.namespace, plan.id)):
+        return
+    prefix = catalog.object_key(plan, "")
+    store.abort_uploads(prefix)
+    store.delete([item.key for item in store.list(prefix)])
+    release_lease(store, plan)
+
+
+def run_backup(
+    access: Access, store: Store, plan: BackupPlan, *, workers: int, on_progress: OnProgress = no_progress
+) -> Manifest:
+    """All slices of a plan in this process, then the commit. For the command line; Airflow maps slices to tasks.
+
+    :param workers: slices read at once.
+    :raises DbopsError: nothing is listed and what was stored is removed.
+    """
+    parts = [Progress() for _ in plan.slices]
+    parent = (
+        catalog.read_manifest(store, plan.cluster, plan.namespace, plan.parent)
+        if plan.parent and plan.track_deletes
+        else None
+    )
+
+    def read(number: int) -> None:
+        def show(progress: Progress) -> None:
+            parts[number] = replace(progress)
+            on_progress(
+                Progress(
+                    sum(part.records for part in parts),
+                    sum(part.text_bytes for part in parts),
+                    sum(part.stored_bytes for part in parts),
+                    plan.expected_records,
+                )
+            )
+
+        first, last = plan.slices[number]
+        backup_slice(access, store, plan, first, last, parent=parent, on_progress=show)
+
+    try:
+        with ThreadPoolExecutor(workers, thread_name_prefix="slice") as pool:
+            tasks = [pool.submit(read, number) for number in range(len(plan.slices))]
+            try:
+                done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return commit_backup(access, store, plan)
+    except BaseException:
+        abandon_backup(store, plan)
+        raise
