@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -49,6 +50,10 @@ _CLOCK_WARNING_SECONDS = 30
 
 class ClockWentBack(FinalError):
     """A new restore point would be older than the newest one."""
+
+
+class BackupStopped(RetryableError):
+    """Another slice of the same process failed, or a person stopped the command."""
 
 
 class DeletesUnknown(FinalError):
@@ -500,8 +505,12 @@ def run_backup(
         else None
     )
 
+    stop = threading.Event()
+
     def read(number: int) -> None:
         def show(progress: Progress) -> None:
+            if stop.is_set():
+                raise BackupStopped(f"backup {plan.id} of {plan.namespace} was stopped: another slice failed")
             parts[number] = replace(progress)
             on_progress(
                 Progress(
@@ -523,6 +532,7 @@ def run_backup(
                 for task in done:
                     task.result()
             except BaseException:
+                stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return commit_backup(access, store, plan)
