@@ -114,6 +114,7 @@ _store8: Any
 _store16: Any
 _store32: Any
 _store64: Any
+_mulhi: Any  # the upper 64 bits of the product of two numbers
 
 if numba.config.DISABLE_JIT:
 
@@ -141,6 +142,9 @@ if numba.config.DISABLE_JIT:
     def _copy16(out: Bytes, w: int, src: Bytes, p: int) -> None:
         _copy(out, w, src, p, 16)
 
+    def _mulhi(a: np.uint64, b: np.uint64) -> np.uint64:
+        return np.uint64(int(a) * int(b) >> 64)
+
     _load8, _load16, _load32, _load64 = (_loader(size, "big") for size in (1, 2, 4, 8))
     _load64_le = _loader(8, "little")
     _store8, _store16, _store32, _store64 = (_storer(size) for size in (1, 2, 4, 8))
@@ -158,7 +162,6 @@ else:
     def _loader(bits: int, swap: bool) -> Any:
         def load(_context: Any, array: Any, _at: Any) -> Any:
             def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-                word = ir.IntType(bits)
                 pointer = _word(builder, _pointer(context, builder, signature.args[0], *args), bits)
                 value = builder.load(pointer, align=1)
                 value = builder.bswap(value) if swap and bits > 8 else value
@@ -200,6 +203,15 @@ else:
 
         return types.void(out, types.int64, src, types.int64), code
 
+    @intrinsic
+    def _mulhi(_context: Any, _a: Any, _b: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            wide = ir.IntType(128)
+            product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
+            return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+        return types.uint64(types.uint64, types.uint64), code
+
     _load8, _load16, _load32, _load64 = (_loader(bits, True) for bits in (8, 16, 32, 64))
     _load64_le = _loader(64, False)
     _store8, _store16, _store32, _store64 = (_storer(bits) for bits in (8, 16, 32, 64))
@@ -219,6 +231,8 @@ _TEN: Final = np.uint64(10)
 _HUNDRED: Final = np.uint64(100)
 _10E4: Final = np.uint64(10**4)
 _10E8: Final = np.uint64(10**8)
+_10E16: Final = np.uint64(10**16)
+_10E17: Final = np.uint64(10**17)
 _48: Final = np.uint64(48)
 _0: Final = np.uint64(0)
 _1: Final = np.uint64(1)
@@ -226,6 +240,15 @@ _63: Final = np.uint64(63)
 _52: Final = np.uint64(52)
 _EXPONENT: Final = np.uint64(0x7FF)
 _FRACTION: Final = np.uint64((1 << 52) - 1)
+_ALL: Final = np.uint64((1 << 64) - 1)
+_ONES: Final = np.uint64(0x0101010101010101)
+_TOPS: Final = np.uint64(0x8080808080808080)
+_SPACES: Final = np.uint64(0x2020202020202020)
+_FEEDS: Final = np.uint64(0x0A0A0A0A0A0A0A0A)
+_SLASHES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
+_ZEROS: Final = np.uint64(_text(b"00000000"))
+_NAN: Final = _text(b"nan\n")
+_INF: Final = _text(b"inf\n")
 _N: Final = _text(b"+ n ")
 _D: Final = _text(b"+ d ")
 _S: Final = _text(b"+ s ")
@@ -235,6 +258,27 @@ _B: Final = _text(b"+ b ")
 _K: Final = _text(b"+ k ")
 _LF: Final = 10
 _SP: Final = 32
+
+
+
+def _powers_of_ten(lowest: int, highest: int) -> tuple[Longs, Longs, Ints]:
+    """10**n for each n, cut to 128 bits: high and low word, and the power of two that they are multiplied with."""
+    high, low, exponents = [], [], []
+    for n in range(lowest, highest + 1):
+        if n >= 0:
+            exponent = (10**n).bit_length() - 128
+            value = 10**n >> exponent if exponent >= 0 else 10**n << -exponent
+        else:
+            exponent = -(10**-n).bit_length() - 127
+            value = (1 << -exponent) // 10**-n
+        high.append(value >> 64)
+        low.append(value & ((1 << 64) - 1))
+        exponents.append(exponent)
+    return np.array(high, np.uint64), np.array(low, np.uint64), np.array(exponents, np.int64)
+
+
+_LOWEST_POWER: Final = -293
+_POWER_HIGH, _POWER_LOW, _POWER_EXPONENT = _powers_of_ten(_LOWEST_POWER, 325)
 
 
 @_inner
@@ -261,6 +305,19 @@ def _put_uint(out: Bytes, w: int, value: np.uint64) -> int:
     else:
         _store8(out, w, value + _48)
     return w + size
+
+
+@_inner
+def _put_8digits(out: Bytes, w: int, value: np.uint64) -> None:
+    """Eight digits with leading zeros."""
+    high = value // _10E4
+    low = value - high * _10E4
+    a = high // _HUNDRED
+    b = low // _HUNDRED
+    _store16(out, w, _PAIRS[a])
+    _store16(out, w + 2, _PAIRS[high - a * _HUNDRED])
+    _store16(out, w + 4, _PAIRS[b])
+    _store16(out, w + 6, _PAIRS[low - b * _HUNDRED])
 
 
 @_inner
@@ -295,26 +352,121 @@ else:
 
 @_inner
 def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
-    """A double, given as its bits, as `%.17g`; at most 24 bytes. Every NaN is `nan`: not all readers take `-nan`."""
-    if (bits >> _52) & _EXPONENT == _EXPONENT:
-        if bits & _FRACTION != _0:
-            _store32(out, w, _TEXT_NAN)
-            return w + 3
-        if bits >> _63 != _0:
-            _store8(out, w, 45)
-            w += 1
-        _store32(out, w, _TEXT_INF)
+    """A double, given as its bits, as printf("%.17g") prints it; at most 24 bytes.
+
+    Every NaN is `nan`, as not all readers take the `-nan` of printf. The 17 digits come from one multiplication
+    of the 53-bit mantissa with a power of ten cut to 128 bits. The cut makes the product too small by less than
+    2**64, of 2**130 and more that are behind the decimal point, so the rounding is certain unless the product lies
+    that close below a half, or on it; those doubles (and subnormal ones) go to the C library.
+    """
+    exponent = np.int64((bits >> _52) & _EXPONENT)
+    mantissa = bits & _FRACTION
+    start = w
+    if bits >> _63 != _0:
+        _store8(out, w, 45)
+        w += 1
+    if exponent == 0:
+        if mantissa != _0:
+            return _printf(out, start, bits)
+        _store8(out, w, 48)
+        return w + 1
+    if exponent == 2047:
+        if mantissa != _0:
+            _store32(out, start, _NAN)
+            return start + 3
+        _store32(out, w, _INF)
         return w + 3
-    return _printf(out, w, bits)
+    mantissa |= _1 << _52
+    if 1023 <= exponent <= 1075:
+        below = np.uint64(1075 - exponent)
+        if mantissa & ((_1 << below) - _1) == _0:
+            return _put_uint(out, w, mantissa >> below)
+
+    mantissa <<= np.uint64(11)  # the double is mantissa * 2 ** (exponent - 1086)
+    ten = ((exponent - 1023) * 315653) >> 20  # floor(log10(2 ** (exponent - 1023))): of the double, or one less
+    while True:
+        power = 16 - ten - _LOWEST_POWER
+        product = mantissa * _POWER_HIGH[power]
+        carry = _mulhi(mantissa, _POWER_LOW[power])
+        low = mantissa * _POWER_LOW[power]
+        middle = product + carry
+        high = _mulhi(mantissa, _POWER_HIGH[power]) + (_1 if middle < carry else _0)
+        shift = np.uint64(1086 - exponent - _POWER_EXPONENT[power] - 128)
+        digits = high >> shift
+        if digits < _10E17:
+            break
+        ten += 1
+    fraction = high & ((_1 << shift) - _1)
+    half = _1 << (shift - _1)
+    if fraction >= half:
+        if fraction == half and middle == _0 and low == _0:
+            return _printf(out, start, bits)
+        digits += _1
+        if digits == _10E17:
+            digits = _10E16
+            ten += 1
+    elif fraction == half - _1 and middle == _ALL:
+        return _printf(out, start, bits)
+
+    if ten < 0 and ten >= -4:
+        point = w + 1
+        _store64(out, w, _ZEROS)
+        first = w + 1 - ten
+    else:
+        point = w + 1 + (ten if 0 <= ten < 17 else 0)
+        first = w + 1
+    rest = digits // _10E8
+    tail = digits - rest * _10E8
+    head = rest // _10E8
+    _store8(out, first, head + _48)
+    _put_8digits(out, first + 1, rest - head * _10E8)
+    _put_8digits(out, first + 9, tail)
+    end = first + 17
+    while _load8(out, end - 1) == 48:
+        end -= 1
+    if ten < 0 and ten >= -4:
+        _store8(out, point, 46)
+        return end
+    for i in range(w, point):
+        _store8(out, i, _load8(out, i + 1))
+    _store8(out, point, 46)
+    if end <= point + 1:
+        end = point
+    if 0 <= ten < 17:
+        return end
+    _store8(out, end, 101)
+    _store8(out, end + 1, 45 if ten < 0 else 43)
+    ten = abs(ten)
+    if ten < 10:
+        _store8(out, end + 2, 48)
+        end += 1
+    return _put_uint(out, end + 2, np.uint64(ten))
 
 
-_TEXT_NAN: Final = _text(b"nan\n")
-_TEXT_INF: Final = _text(b"inf\n")
+@_inner
+def _escapes(word: np.uint64) -> np.uint64:
+    """Not 0 when one of the 8 bytes is a space, a line feed or a backslash."""
+    a = word ^ _SPACES
+    b = word ^ _FEEDS
+    c = word ^ _SLASHES
+    return (((a - _ONES) & ~a) | ((b - _ONES) & ~b) | ((c - _ONES) & ~c)) & _TOPS
 
 
 @_inner
 def _put_token(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
     """A name, with a backslash before each space, line feed and backslash."""
+    if size <= 16 and p + 16 <= src.shape[0]:
+        a = _load64_le(src, p)
+        b = _load64_le(src, p + 8)
+        if size < 8:
+            a &= (_1 << np.uint64(8 * size)) - _1
+            b = _0
+        elif size < 16:
+            b &= (_1 << np.uint64(8 * size - 64)) - _1
+        if _escapes(a) | _escapes(b) == _0:
+            _store64(out, w, a)
+            _store64(out, w + 8, b)
+            return w + size
     for i in range(p, p + size):
         c = _load8(src, i)
         if c == 32 or c == 10 or c == 92:
@@ -326,12 +478,22 @@ def _put_token(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
 
 
 @_inner
+def _put_bytes(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
+    """The bytes as they are; what is short goes in words of 16, up to 15 bytes too many."""
+    if size <= 64 and p + 64 <= src.shape[0]:
+        for i in range(0, size, 16):
+            _copy16(out, w + i, src, p + i)
+    else:
+        _copy(out, w, src, p, size)
+    return w + size
+
+
+@_inner
 def _put_raw(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
     """Length, space, the bytes as they are."""
     w = _put_uint(out, w, np.uint64(size))
     _store8(out, w, _SP)
-    _copy(out, w + 1, src, p, size)
-    return w + 1 + size
+    return _put_bytes(out, w + 1, src, p, size)
 
 
 @_inner

@@ -1,0 +1,10 @@
+"""The asset that stands for the restore points of one namespace; each commit adds an event to it."""
+
+from __future__ import annotations
+
+from airflow.sdk import Asset
+
+
+def backup_asset(cluster: str, namespace: str) -> Asset:
+    """Its events carry in `extra`: id, kind, records, bytes, snapshot_at, location."""
+    return Asset(name=f"aerospike_backup_{cluster}_{namespace}", group="aerospike_backup")

@@ -1,0 +1,13 @@
+"""The tags that a DAG of this package may carry: the system, the kind of work, and how urgent a failure is."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Tag(StrEnum):
+    AEROSPIKE = "aerospike"
+    BACKUP = "backup"
+    VERIFY = "verify"
+    CRITICAL = "critical"
+    WARNING = "warning"
