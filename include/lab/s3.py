@@ -1,0 +1,137 @@
+"""S3 of the lab: moto's server in a process of its own, with faults that a test can order.
+
+`python -m dbops_lab.s3 --port P --bucket NAME`. Its state is lost when it ends. `POST /lab/faults` takes a
+list of `{"method": "PUT", "key": regex, "status": 503, "times": 2, "delay": 0.5, "reset_after": 65536}`. The
+first entry that matches path and query and has `times` left is applied: `delay` (seconds) waits first,
+`status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection. An empty
+list ends all faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import signal
+import socket
+import struct
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from dbops_lab.supervisor import direct
+
+REGION = "eu-west-1"
+BUCKET = "bedrock-backups"
+ERRORS = {
+    500: "InternalError",
+    503: "SlowDown",
+    403: "AccessDenied",
+    404: "NoSuchBucket",
+    400: "RequestTimeout",
+}
+
+
+class Faults:
+    """WSGI application around moto's that fails as ordered."""
+
+    def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
+        self._app = app
+        self._orders: list[dict[str, Any]] = []
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/lab/faults":
+            body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+            with self._lock:
+                self._orders = json.loads(body)
+            start_response("200 OK", [("Content-Length", "0")])
+            return [b""]
+        order = self._match(environ["REQUEST_METHOD"], path + "?" + environ.get("QUERY_STRING", ""))
+        if order is None:
+            return self._app(environ, start_response)
+        time.sleep(order.get("delay", 0))
+        if "reset_after" in order:
+            _reset(environ, order["reset_after"])
+        if "status" not in order:
+            return self._app(environ, start_response)
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        status = order["status"]
+        code = ERRORS.get(status, "InternalError")
+        body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
+        start_response(
+            f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+        )
+        return [body.encode()]
+
+    def _match(self, method: str, target: str) -> dict[str, Any] | None:
+        with self._lock:
+            for order in self._orders:
+                fits = order.get("method", method) == method and re.search(order.get("key", ""), target)
+                if fits and order.get("times", 1) > 0:
+                    order["times"] = order.get("times", 1) - 1
+                    return order
+        return None
+
+
+def _reset(environ: dict[str, Any], after: int) -> None:
+    environ["wsgi.input"].read(min(after, int(environ.get("CONTENT_LENGTH") or 0)))
+    connection = environ["werkzeug.socket"]
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionResetError("the lab was told to reset")
+
+
+def create_bucket(port: int, bucket: str) -> None:
+    """Ask the server for the bucket over its own socket; a bucket that exists is fine."""
+    place = f"<LocationConstraint>{REGION}</LocationConstraint>"
+    body = f"<CreateBucketConfiguration>{place}</CreateBucketConfiguration>"
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/{bucket}",
+        data=body.encode(),
+        method="PUT",
+        headers={
+            "Authorization": f"AWS4-HMAC-SHA256 Credential=lab/20260101/{REGION}/s3/aws4_request",
+            "Content-Type": "application/xml",
+        },
+    )
+    direct.open(request, timeout=10).close()
+
+
+def ready(port: int, bucket: str = BUCKET) -> bool:
+    """Whether the server answers and the bucket exists."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/{bucket}", method="HEAD")
+    try:
+        direct.open(request, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def serve(port: int, bucket: str) -> None:
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    app = Faults(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    create_bucket(port, bucket)
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="S3 of the lab")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--bucket", default=BUCKET)
+    arguments = parser.parse_args()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    serve(arguments.port, arguments.bucket)

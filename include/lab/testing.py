@@ -1,0 +1,179 @@
+"""pytest fixtures for the lab's parts: real servers on free loopback ports, one set per session.
+
+`pytest_plugins = ["dbops_lab.testing"]` in `tests/conftest.py`. All of it ends with the test process, even if
+that is killed.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg2
+import pytest
+from botocore.config import Config
+from dbops.connections import ConnectionInfo
+from dbops_lab import connections
+from dbops_lab.parts import receivers_part, s3_part
+from dbops_lab.postgres import ADMIN, DATABASES, Postgres
+from dbops_lab.receivers import read_inbox
+from dbops_lab.s3 import BUCKET, REGION
+from dbops_lab.supervisor import Supervisor, direct, free_port
+from psycopg2 import sql
+
+__all__ = ["lab_postgres", "lab_s3", "lab_supervisor", "receivers"]
+
+
+class LabPostgres:
+    """A running PostgreSQL with the databases airflow, dbops_ledger and exchange."""
+
+    def __init__(self, server: Postgres) -> None:
+        self.server = server
+        self.port = server.port
+
+    def info(self, database: str = "dbops_ledger") -> ConnectionInfo:
+        return connections.info(
+            database, connections.postgres(self.port, database, self.server.passwords[database])
+        )
+
+    def new_database(self, conn_id: str = "dbops_ledger") -> ConnectionInfo:
+        """An empty database that nobody else uses."""
+        name = f"test_{secrets.token_hex(6)}"
+        connection = self.server.connect(ADMIN)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("create database {} owner dbops_ledger").format(sql.Identifier(name)))
+        connection.close()
+        password = self.server.passwords["dbops_ledger"]
+        return connections.info(conn_id, connections.postgres(self.port, "dbops_ledger", password, name))
+
+    def connect(self, info: ConnectionInfo) -> psycopg2.extensions.connection:
+        return psycopg2.connect(
+            host=info.host, port=info.port, user=info.login, password=info.password, dbname=info.schema
+        )
+
+
+class LabS3:
+    """A running S3 with the bucket `bedrock-backups`."""
+
+    bucket = BUCKET
+    region = REGION
+
+    def __init__(self, port: int) -> None:
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.connection = connections.info("dbops_s3", connections.s3(port))
+        self.client: Any = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=connections.ACCESS_KEY,
+            aws_secret_access_key=connections.SECRET_KEY,
+            region_name=REGION,
+            config=Config(proxies={}, retries={"max_attempts": 1}),
+        )
+
+    def new_prefix(self) -> str:
+        """A prefix in the bucket that nobody else uses."""
+        return f"test-{secrets.token_hex(6)}"
+
+    def faults(self, *orders: dict[str, Any]) -> None:
+        """Make requests fail as ordered (see dbops_lab.s3); without an order, end all faults."""
+        _post(f"{self.endpoint}/lab/faults", orders)
+
+
+class LabReceivers:
+    """Running receivers of Slack, PagerDuty and mail, with the connections that lead there."""
+
+    def __init__(
+        self, state: Path, http_port: int, smtp_port: int, made: dict[str, connections.Connection]
+    ) -> None:
+        self.url = f"http://127.0.0.1:{http_port}"
+        self.smtp_port = smtp_port
+        self.connections = made
+        self.environment = connections.variables(made)
+        self._inbox = state / "inbox.jsonl"
+
+    def info(self, conn_id: str) -> ConnectionInfo:
+        return connections.info(conn_id, self.connections[conn_id])
+
+    def inbox(self, channel: str | None = None) -> list[dict[str, Any]]:
+        """Deliveries so far, failed ones too (`answered` is the status that was given)."""
+        return [entry for entry in read_inbox(self._inbox) if channel in (None, entry["channel"])]
+
+    def incidents(self) -> list[dict[str, Any]]:
+        """What PagerDuty would show: one entry per dedup key with its state."""
+        found: list[dict[str, Any]] = json.load(direct.open(f"{self.url}/lab/incidents", timeout=5))
+        return found
+
+    def fail(self, channel: str, *, status: int, times: int = 1, delay: float = 0.0) -> None:
+        """Let the next deliveries of slack, pagerduty or smtp fail with this status (0: only the delay)."""
+        _post(f"{self.url}/lab/fail", {"channel": channel, "status": status, "times": times, "delay": delay})
+
+    def clear(self) -> None:
+        """Forget deliveries, incidents and ordered failures."""
+        _post(f"{self.url}/lab/clear", {})
+
+
+def _post(url: str, body: Any) -> None:
+    direct.open(urllib.request.Request(url, data=json.dumps(body).encode(), method="POST"), timeout=5).close()  # noqa: S310
+
+
+@pytest.fixture(scope="session")
+def lab_supervisor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervisor]:
+    """Starts processes that end with this session."""
+    supervisor = Supervisor(tmp_path_factory.mktemp("lab"), guarded=True)
+    yield supervisor
+    supervisor.stop()
+
+
+@pytest.fixture(scope="session")
+def lab_postgres(lab_supervisor: Supervisor) -> LabPostgres:
+    passwords = {name: secrets.token_urlsafe(16) for name in (ADMIN, *DATABASES)}
+    server = Postgres(lab_supervisor.state, free_port(), passwords, guarded=True)
+    server.create()
+    lab_supervisor.start(server.part)
+    lab_supervisor.wait([server.part])
+    server.create_databases()
+    return LabPostgres(server)
+
+
+@pytest.fixture(scope="session")
+def lab_s3(lab_supervisor: Supervisor) -> LabS3:
+    port = free_port()
+    part = s3_part(port)
+    lab_supervisor.start(part)
+    lab_supervisor.wait([part])
+    return LabS3(port)
+
+
+@pytest.fixture(scope="session")
+def _receivers(lab_supervisor: Supervisor) -> LabReceivers:
+    http_port, smtp_port, token, password = (
+        free_port(),
+        free_port(),
+        secrets.token_hex(12),
+        secrets.token_urlsafe(16),
+    )
+    part = receivers_part(
+        lab_supervisor.state, http_port, smtp_port, slack_token=token, mail_password=password
+    )
+    lab_supervisor.start(part)
+    lab_supervisor.wait([part])
+    made = {
+        "dbops_slack": connections.slack(http_port, token),
+        "dbops_pagerduty": connections.pagerduty(http_port, secrets.token_hex(16)),
+        "dbops_smtp": connections.smtp(smtp_port, password),
+    }
+    return LabReceivers(lab_supervisor.state, http_port, smtp_port, made)
+
+
+@pytest.fixture
+def receivers(_receivers: LabReceivers) -> Iterator[LabReceivers]:
+    """The receivers, empty and without ordered failures at the start of each test."""
+    _receivers.clear()
+    yield _receivers
+    _receivers.clear()
