@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dbops.connections import ConnectionInfo, from_env
-from dbops_lab.receivers import SLACK_PATH
+from dbops_lab.receivers import LOOPBACK, SLACK_PATH
 from dbops_lab.s3 import REGION
 
-LOOPBACK = "127.0.0.1"
 ACCESS_KEY, SECRET_KEY = "lab", "lab-secret-of-nothing"  # moto takes any; a real service takes neither
 MAIL_LOGIN = "dbops"
 MAIL_FROM = "dbops@lab.localhost"
@@ -41,11 +41,12 @@ def slack(http_port: int, token: str) -> Connection:
     }
 
 
-def pagerduty(http_port: int, routing_key: str) -> Connection:
+def pagerduty(https_port: int, routing_key: str, ca_file: Path) -> Connection:
     return {
         "conn_type": "pagerduty_events",
-        "host": f"http://{LOOPBACK}:{http_port}",
+        "host": f"https://{LOOPBACK}:{https_port}",
         "password": routing_key,
+        "extra": {"ca_file": str(ca_file)},
     }
 
 

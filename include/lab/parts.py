@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from dbops_lab import s3
 from dbops_lab.connections import MAIL_LOGIN
-from dbops_lab.supervisor import Part, listens
+from dbops_lab.supervisor import Part, free_port, listens
 
 
 def s3_part(port: int) -> Part:
@@ -15,14 +16,30 @@ def s3_part(port: int) -> Part:
     return Part("s3", command, lambda: s3.ready(port))
 
 
-def receivers_part(
-    state: Path, http_port: int, smtp_port: int, *, slack_token: str, mail_password: str
-) -> Part:
-    command = [sys.executable, "-m", "dbops_lab.receivers", "--state", str(state),
-               "--http-port", str(http_port), "--smtp-port", str(smtp_port)]  # fmt: skip
+@dataclass(frozen=True)
+class ReceiverPorts:
+    http: int
+    https: int
+    smtp: int
+
+    @classmethod
+    def free(cls) -> ReceiverPorts:
+        return cls(free_port(), free_port(), free_port())
+
+
+def receivers_part(state: Path, ports: ReceiverPorts, *, slack_token: str, mail_password: str) -> Part:
+    command = [sys.executable, "-m", "dbops_lab.receivers", "--state", str(state)]
+    command += [
+        "--http-port",
+        str(ports.http),
+        "--https-port",
+        str(ports.https),
+        "--smtp-port",
+        str(ports.smtp),
+    ]
     secret = {
         "LAB_SLACK_TOKEN": slack_token,
         "LAB_SMTP_LOGIN": MAIL_LOGIN,
         "LAB_SMTP_PASSWORD": mail_password,
     }
-    return Part("receivers", command, lambda: listens(http_port) and listens(smtp_port), env=secret)
+    return Part("receivers", command, lambda: listens(ports.http) and listens(ports.smtp), env=secret)

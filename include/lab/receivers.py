@@ -1,8 +1,9 @@
 """Loopback receivers of Slack webhooks, PagerDuty Events v2 and mail: keep what arrives, fail when told.
 
-`python -m dbops_lab.receivers --state DIR --http-port P --smtp-port P` runs all three in one process. What
-arrives is one line of `DIR/inbox.jsonl`. Control, on the HTTP port: `GET /lab/inbox`, `GET /lab/incidents`,
-`POST /lab/fail`, `POST /lab/clear`. Answers and status codes are those of the real services.
+`python -m dbops_lab.receivers --state DIR --http-port P --https-port P --smtp-port P` runs all three in one
+process (PagerDuty's client speaks https only, so there are two). What arrives is one line of `DIR/inbox.jsonl`.
+Control, on both: `GET /lab/inbox`, `GET /lab/incidents`, `POST /lab/fail`, `POST /lab/clear`. Answers and status
+codes are those of the real services.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import email.policy
 import json
 import os
 import signal
+import ssl
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from dbops_lab.certificates import certificate
 
+LOOPBACK = "127.0.0.1"
 SLACK_PATH = "/services/T00000000/B00000000/"
 ROUTING_KEY_LENGTH = 32  # https://developer.pagerduty.com/docs/events-api-v2-overview
 MAX_BODY = 1 << 20
@@ -111,10 +115,10 @@ class Receivers:
         self._slack_path = SLACK_PATH + slack_token
         self._login, self._password = login, password
 
-    async def start(self, http_port: int, smtp_port: int) -> tuple[int, int]:
-        http = await asyncio.start_server(self._serve, "127.0.0.1", http_port)
-        smtp = await asyncio.get_running_loop().create_server(self._smtp, "127.0.0.1", smtp_port)
-        return http.sockets[0].getsockname()[1], smtp.sockets[0].getsockname()[1]
+    async def start(self, http_port: int, https_port: int, smtp_port: int, tls: ssl.SSLContext) -> None:
+        await asyncio.start_server(self._serve, LOOPBACK, http_port)
+        await asyncio.start_server(self._serve, LOOPBACK, https_port, ssl=tls)
+        await asyncio.get_running_loop().create_server(self._smtp, LOOPBACK, smtp_port)
 
     # SMTP ---------------------------------------------------------------------------------------------------
     def _smtp(self) -> SMTP:
@@ -292,7 +296,9 @@ async def _run(args: argparse.Namespace) -> None:
         os.environ["LAB_SMTP_LOGIN"],
         os.environ["LAB_SMTP_PASSWORD"],
     )
-    await receivers.start(args.http_port, args.smtp_port)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*certificate(args.state))
+    await receivers.start(args.http_port, args.https_port, args.smtp_port, tls)
     await stop.wait()
 
 
@@ -302,5 +308,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--http-port", type=int, required=True)
+    parser.add_argument("--https-port", type=int, required=True)
     parser.add_argument("--smtp-port", type=int, required=True)
     asyncio.run(_run(parser.parse_args()))

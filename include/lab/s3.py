@@ -3,8 +3,8 @@
 `python -m dbops_lab.s3 --port P --bucket NAME`. Its state is lost when it ends. `POST /lab/faults` takes a
 list of `{"method": "PUT", "key": regex, "status": 503, "times": 2, "delay": 0.5, "reset_after": 65536}`. The
 first entry that matches path and query and has `times` left is applied: `delay` (seconds) waits first,
-`status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection. An empty
-list ends all faults.
+`status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection. An
+empty list ends all faults.
 """
 
 from __future__ import annotations

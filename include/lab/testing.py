@@ -19,7 +19,8 @@ import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
 from dbops_lab import connections
-from dbops_lab.parts import receivers_part, s3_part
+from dbops_lab.certificates import certificate
+from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
 from dbops_lab.postgres import ADMIN, DATABASES, Postgres
 from dbops_lab.receivers import read_inbox
 from dbops_lab.s3 import BUCKET, REGION
@@ -88,11 +89,9 @@ class LabS3:
 class LabReceivers:
     """Running receivers of Slack, PagerDuty and mail, with the connections that lead there."""
 
-    def __init__(
-        self, state: Path, http_port: int, smtp_port: int, made: dict[str, connections.Connection]
-    ) -> None:
-        self.url = f"http://127.0.0.1:{http_port}"
-        self.smtp_port = smtp_port
+    def __init__(self, state: Path, ports: ReceiverPorts, made: dict[str, connections.Connection]) -> None:
+        self.url = f"http://127.0.0.1:{ports.http}"
+        self.smtp_port = ports.smtp
         self.connections = made
         self.environment = connections.variables(made)
         self._inbox = state / "inbox.jsonl"
@@ -152,23 +151,17 @@ def lab_s3(lab_supervisor: Supervisor) -> LabS3:
 
 @pytest.fixture(scope="session")
 def _receivers(lab_supervisor: Supervisor) -> LabReceivers:
-    http_port, smtp_port, token, password = (
-        free_port(),
-        free_port(),
-        secrets.token_hex(12),
-        secrets.token_urlsafe(16),
-    )
-    part = receivers_part(
-        lab_supervisor.state, http_port, smtp_port, slack_token=token, mail_password=password
-    )
+    state, ports = lab_supervisor.state, ReceiverPorts.free()
+    token, password = secrets.token_hex(12), secrets.token_urlsafe(16)
+    part = receivers_part(state, ports, slack_token=token, mail_password=password)
     lab_supervisor.start(part)
     lab_supervisor.wait([part])
     made = {
-        "dbops_slack": connections.slack(http_port, token),
-        "dbops_pagerduty": connections.pagerduty(http_port, secrets.token_hex(16)),
-        "dbops_smtp": connections.smtp(smtp_port, password),
+        "dbops_slack": connections.slack(ports.http, token),
+        "dbops_pagerduty": connections.pagerduty(ports.https, secrets.token_hex(16), certificate(state)[0]),
+        "dbops_smtp": connections.smtp(ports.smtp, password),
     }
-    return LabReceivers(lab_supervisor.state, http_port, smtp_port, made)
+    return LabReceivers(state, ports, made)
 
 
 @pytest.fixture
