@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from dbops.errors import FinalError
+from dbops.errors import ConfigurationError
 
 
-class ConnectionMissing(FinalError):
+class ConnectionMissing(ConfigurationError):
     """No connection of that id is configured, or its text cannot be read."""
 
 
@@ -38,7 +38,9 @@ def from_env(conn_id: str, environ: Mapping[str, str] | None = None) -> Connecti
     name = f"AIRFLOW_CONN_{conn_id.upper()}"
     text = (os.environ if environ is None else environ).get(name, "").strip()
     if not text:
-        raise ConnectionMissing(f"connection {conn_id}: environment variable {name} is not set; set it as for Airflow")
+        raise ConnectionMissing(
+            f"connection {conn_id}: environment variable {name} is not set; set it as for Airflow"
+        )
     return _from_json(conn_id, name, text) if text.startswith("{") else _from_uri(conn_id, name, text)
 
 
@@ -58,7 +60,9 @@ def _from_json(conn_id: str, name: str, text: str) -> ConnectionInfo:
             extra=extra,
         )
     except (ValueError, TypeError, AttributeError):
-        raise ConnectionMissing(f"connection {conn_id}: {name} is not a JSON connection; compare with `airflow connections get`") from None
+        raise ConnectionMissing(
+            f"connection {conn_id}: {name} is not a JSON connection; compare with `airflow connections get`"
+        ) from None
 
 
 def _from_uri(conn_id: str, name: str, text: str) -> ConnectionInfo:

@@ -1,4 +1,4 @@
-"""The one exception hierarchy: every message says what was attempted on what, what was found, and what to do."""
+"""The one exception hierarchy: a message says what was attempted on what, what was found, and what to do."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class RetryableError(DbopsError):
 
 class FinalError(DbopsError):
     """Trying again cannot help: bad configuration, a refused request, damaged data."""
+
+
+class ConfigurationError(FinalError):
+    """What was asked for, or what this installation was told, is wrong: the command line exits with 2."""

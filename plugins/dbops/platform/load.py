@@ -7,19 +7,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 import dbops
 from dbops.platform.model import Platform, PlatformError
 
+if TYPE_CHECKING:
+    import yaml
+
 DIRECTORY = Path(dbops.__file__).parents[2] / "include" / "platform"
 VARIABLE = "DBOPS_PLATFORM"
 DEFAULT = "production"
 
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _loaded: dict[Path, tuple[tuple[int, ...], Platform]] = {}
 
 
@@ -52,7 +53,7 @@ def load_platform(path: Path | None = None) -> Platform:
 
     :raises PlatformFileError: the file is missing or wrong; the message has a line for each problem.
     """
-    file = (path or _chosen()).absolute()
+    file = (path or platform_file(os.environ.get(VARIABLE, "").strip() or DEFAULT)).absolute()
     try:
         found = file.stat()
         stamp = (found.st_mtime_ns, found.st_size, found.st_ino)
@@ -67,11 +68,9 @@ def load_platform(path: Path | None = None) -> Platform:
     return platform
 
 
-def _chosen() -> Path:
-    value = os.environ.get(VARIABLE, "").strip() or DEFAULT
-    if "/" in value or value.endswith((".yaml", ".yml")):
-        return Path(value)
-    return DIRECTORY / f"{value}.yaml"
+def platform_file(name: str) -> Path:
+    """The file that `DBOPS_PLATFORM` or `--file` means: a path, or a name in include/platform."""
+    return Path(name) if "/" in name or name.endswith((".yaml", ".yml")) else DIRECTORY / f"{name}.yaml"
 
 
 def _unreadable(file: Path, error: OSError) -> str:
@@ -89,8 +88,10 @@ def parse(file: Path, text: bytes) -> Platform:
 
     :raises PlatformFileError: all that is wrong with it.
     """
+    import yaml  # here, so that `import dbops.platform` stays cheap
+
     try:
-        loader = Loader(text)
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
         try:
             root: yaml.Node | None = loader.get_single_node()
             if root is None:
@@ -132,10 +133,12 @@ def _not_yaml(error: yaml.YAMLError) -> Problem:
 
 def _duplicates(node: yaml.Node, path: tuple[str | int, ...], seen: set[int]) -> Iterator[Problem]:
     """Keys that stand twice in one mapping: YAML would silently take the last."""
+    from yaml import MappingNode, SequenceNode
+
     if id(node) in seen:
         return
     seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         first: dict[str, int] = {}
         for key, value in node.value:
             name = str(key.value)
@@ -144,7 +147,7 @@ def _duplicates(node: yaml.Node, path: tuple[str | int, ...], seen: set[int]) ->
                 yield Problem(_dotted((*path, name)), f"stands twice, first in line {first[name]}", line)
             first.setdefault(name, line)
             yield from _duplicates(value, (*path, name), seen)
-    elif isinstance(node, yaml.SequenceNode):
+    elif isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
             yield from _duplicates(item, (*path, index), seen)
 
@@ -176,11 +179,13 @@ def _dotted(path: Sequence[str | int]) -> str:
 
 def _line(root: yaml.Node, path: Sequence[str | int]) -> int:
     """Line of the deepest part of the path that stands in the file."""
+    from yaml import MappingNode, SequenceNode
+
     node, line = root, root.start_mark.line + 1
     for part in path:
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, MappingNode):
             pair = next(((key, value) for key, value in reversed(node.value) if key.value == part), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
             pair = (node.value[part], node.value[part])
         else:
             pair = None

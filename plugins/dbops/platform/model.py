@@ -1,6 +1,6 @@
-"""The typed form of a platform file: what exists, how often it is backed up, how long it is kept, which limits hold.
+"""The typed form of a platform file.
 
-A check that needs two fields is a validator of the later one, so that it still runs when a third one is wrong.
+A check that needs two fields is a validator of the later one, so that it also runs when a third one is wrong.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from dbops.errors import FinalError
+from dbops.errors import ConfigurationError
 from dbops.platform.cron import check_cron
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
@@ -39,7 +39,7 @@ LONGEST = timedelta(days=36500)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class PlatformError(FinalError):
+class PlatformError(ConfigurationError):
     """The platform configuration is wrong, or something was asked of it that it does not hold."""
 
 
@@ -223,7 +223,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Storage(Model):
