@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 
 from dbops_lab.aerospike import operations
@@ -17,6 +18,8 @@ from dbops_lab.aerospike.protocol import (
     NOT_FOUND,
     OK,
     PARAMETER,
+    U16,
+    U32,
     Refused,
     Request,
     answer,
@@ -29,6 +32,8 @@ from dbops_lab.aerospike.records import Namespace
 
 REPORT_ALL = 0x04
 SAME, HAS_INFO, HAS_GENERATION, HAS_TTL, HAS_INFO4 = 0x01, 0x02, 0x04, 0x08, 0x10
+PLAIN = HAS_INFO | HAS_GENERATION | HAS_TTL  # what clients send with a write
+PLAIN_HEAD = struct.Struct(">BBBHIHH")
 FORGIVEN = frozenset((OK, NOT_FOUND, FILTERED_OUT))
 ANSWER_FRAME = 256 * 1024
 
@@ -103,8 +108,8 @@ class Batch:
                 is_first = False
             yield command
 
-    def _read_row(self, command: operations.Command, flags: int, at: int) -> int:
-        """Fill in what this row says; where the next one begins comes back."""
+    def _read_head(self, command: operations.Command, flags: int, at: int) -> tuple[int, int]:
+        """Any mixture of the optional parts; the number of fields and where they begin come back."""
         data = self._data
         size = 5 + 2 * bool(flags & HAS_INFO) + bool(flags & HAS_INFO4)
         size += 2 * bool(flags & HAS_GENERATION) + 4 * bool(flags & HAS_TTL)
@@ -118,14 +123,33 @@ class Batch:
             at += 2
         at += bool(flags & HAS_INFO4)
         if flags & HAS_GENERATION:
-            command.generation = data[at] << 8 | data[at + 1]
+            command.generation = U16.unpack_from(data, at)[0]
             at += 2
         if flags & HAS_TTL:
-            command.ttl = int.from_bytes(data[at : at + 4], "big")
+            command.ttl = U32.unpack_from(data, at)[0]
             at += 4
-        n_fields = max(1, data[at] << 8 | data[at + 1])
-        command.n_ops = data[at + 2] << 8 | data[at + 3]
-        command.fields, at = read_fields(data, at + 4, n_fields)
+        command.n_ops = U16.unpack_from(data, at + 2)[0]
+        return U16.unpack_from(data, at)[0], at + 4
+
+    def _read_row(self, command: operations.Command, flags: int, at: int) -> int:
+        """Fill in what this row says; where the next one begins comes back."""
+        data = self._data
+        if flags == PLAIN:
+            if at + 18 > len(data):
+                raise Refused(PARAMETER)
+            (
+                command.info1,
+                command.info2,
+                command.info3,
+                command.generation,
+                command.ttl,
+                n_fields,
+                command.n_ops,
+            ) = PLAIN_HEAD.unpack_from(data, at)
+            at += PLAIN_HEAD.size
+        else:
+            n_fields, at = self._read_head(command, flags, at)
+        command.fields, at = read_fields(data, at, n_fields or 1)
         command.data = data
         command.ops_at = at
         command.ops_end = at = skip_ops(data, at, command.n_ops)

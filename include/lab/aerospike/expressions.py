@@ -19,8 +19,21 @@ from functools import reduce
 from typing import Any
 
 from dbops_lab.aerospike import msgpack
-from dbops_lab.aerospike.protocol import BLOB, BOOL, EPOCH, FLOAT, GEOJSON, HLL, INTEGER, LIST, MAP, STRING
-from dbops_lab.aerospike.protocol import PARAMETER, UNSUPPORTED, Refused
+from dbops_lab.aerospike.protocol import (
+    BLOB,
+    BOOL,
+    EPOCH,
+    FLOAT,
+    GEOJSON,
+    HLL,
+    INTEGER,
+    LIST,
+    MAP,
+    PARAMETER,
+    STRING,
+    UNSUPPORTED,
+    Refused,
+)
 from dbops_lab.aerospike.records import Namespace, Record
 
 UNKNOWN = object()

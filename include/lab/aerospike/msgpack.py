@@ -10,7 +10,6 @@ import struct
 from typing import Any, NamedTuple
 
 import msgspec
-
 from dbops_lab.aerospike.protocol import (
     BLOB,
     BOOL,
@@ -46,7 +45,7 @@ class Element(NamedTuple):
     inside: int  # position after the head: where the elements of a list or map begin, else the end
 
 
-def head(data: bytes, at: int) -> Element:  # noqa: C901, PLR0911, PLR0912 - the format is a table of heads
+def head(data: bytes, at: int) -> Element:
     try:
         code = data[at]
         if code < 0x80:
@@ -216,7 +215,7 @@ def order_key(raw: bytes) -> tuple[Any, ...]:
     return _order_key(raw, 0)[0]
 
 
-def _order_key(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:  # noqa: PLR0911 - one per kind
+def _order_key(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
     element = head(data, at)
     kind, value, at = element
     if kind == "nil":

@@ -33,6 +33,7 @@ from dbops_lab.aerospike.protocol import (
     NO_BINS,
     NOT_FOUND,
     OK,
+    OP,
     OP_ADD,
     OP_APPEND,
     OP_CDT_MODIFY,
@@ -70,6 +71,8 @@ MOST_BINS = 32_767
 MODIFIES = frozenset((OP_ADD, OP_APPEND, OP_PREPEND, OP_CDT_MODIFY, OP_HLL_MODIFY, OP_DELETE_ALL))
 READS = frozenset((OP_READ, OP_CDT_READ, OP_HLL_READ))
 KNOWN = MODIFIES | READS | {OP_WRITE, OP_TOUCH}
+
+NOT_HERE = frozenset((F_UDF_FILE, F_TRANSACTION, F_INDEX_RANGE))  # fields of commands that are not supported
 
 Bins = dict[bytes, tuple[int, bytes]]
 
@@ -122,7 +125,7 @@ def run(command: Command) -> bytes:
     try:
         if len(command.digest) != 20 or len(command.set_name) > LONGEST_SET_NAME:
             raise Refused(PARAMETER)
-        if command.fields.keys() & {F_UDF_FILE, F_TRANSACTION, F_INDEX_RANGE}:
+        if not NOT_HERE.isdisjoint(command.fields):
             raise Refused(UNSUPPORTED)
         record = namespace.read(command.digest)
         if command.info2 & WRITE:
@@ -306,23 +309,20 @@ def _only_writes(command: Command) -> bytes | None:
     data, at = command.data, command.ops_at
     ops = bytearray(data[at : command.ops_end])
     shift, names = at, set()
-    as_sent = particles.AS_SENT
+    unpack, as_sent, stored = OP.unpack_from, particles.AS_SENT, particles.stored
     for _ in range(command.n_ops):
-        size = data[at] << 24 | data[at + 1] << 16 | data[at + 2] << 8 | data[at + 3]
-        name_size = data[at + 7]
+        size, code, particle, _, name_size = unpack(data, at)
         value_at = at + 8 + name_size
-        after = at + 4 + size
-        particle = data[at + 5]
-        if data[at + 4] != OP_WRITE or not 0 < name_size <= LONGEST_BIN_NAME or particle == NIL:
+        if code != OP_WRITE or not 0 < name_size <= LONGEST_BIN_NAME or particle == NIL:
             return None
         names.add(data[at + 8 : value_at])
-        if particle not in as_sent and not (particle == INTEGER and after - value_at == 8):
-            value = data[value_at:after]
-            if particles.stored(particle, value) != value:
-                return None
         ops[at + 4 - shift] = OP_READ
         ops[at + 6 - shift] = 0
-        at = after
+        at += 4 + size
+        if particle not in as_sent and not (particle == INTEGER and at - value_at == 8):
+            value = data[value_at:at]
+            if stored(particle, value) != value:
+                return None
     if len(names) != command.n_ops:
         return None
     return bytes(ops)

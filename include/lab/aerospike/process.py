@@ -9,14 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from dbops_lab.aerospike.protocol import op
+from dbops_lab.aerospike.protocol import U32, op
 from dbops_lab.aerospike.records import ROW
 
 LOOPBACK = "127.0.0.1"
@@ -132,15 +132,15 @@ class StandIn:
 def call(port: int, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
     """One request to a control port."""
     with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=60)) as connection:
-        return _exchange(connection, method, path, body)
+        connection.request(method, path, body)
+        return _result(connection, path)
 
 
-def _exchange(connection: http.client.HTTPConnection, method: str, path: str, body: bytes) -> dict[str, Any]:
-    connection.request(method, path, body)
+def _result(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]:
     response = connection.getresponse()
     result: dict[str, Any] = json.loads(response.read())
     if response.status != http.client.OK:
-        raise StandInError(f"{method} {path}: {result.get('error', response.status)}")
+        raise StandInError(f"{path}: {result.get('error', response.status)}")
     return result
 
 
@@ -159,18 +159,25 @@ def load(
     path = f"/load?{urlencode(where)}"
     loaded = 0
     with contextlib.closing(http.client.HTTPConnection(LOOPBACK, port, timeout=60)) as connection:
-        for piece in pieces(records):
-            loaded += int(_exchange(connection, "POST", path, piece)["loaded"])
+        is_waiting = False
+        for piece in pieces(records):  # the next one is built while the last one is taken in
+            if is_waiting:
+                loaded += int(_result(connection, path)["loaded"])
+            connection.request("POST", path, piece)
+            is_waiting = True
+        if is_waiting:
+            loaded += int(_result(connection, path)["loaded"])
     return loaded
 
 
-def pieces(records: Iterable[Row]) -> Iterable[bytes]:
+def pieces(records: Iterable[Row]) -> Iterator[bytes]:
     parts: list[bytes] = []
-    size = 0
+    size, size_of = 0, U32.unpack_from
     for digest, generation, void_time, key, content in records:
         at = count = 0
-        while at < len(content):
-            at += 4 + int.from_bytes(content[at : at + 4], "big")
+        end = len(content)
+        while at < end:
+            at += 4 + size_of(content, at)[0]
             count += 1
         stored_key = key or b""
         parts += (

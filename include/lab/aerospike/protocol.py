@@ -166,14 +166,15 @@ def read_fields(data: bytes, at: int, count: int) -> tuple[dict[int, bytes], int
 
 def skip_ops(data: bytes, at: int, count: int) -> int:
     """Where `count` operations end; each must lie inside the data."""
-    end = len(data)
-    for _ in range(count):
-        if at + 8 > end:
-            raise Refused(PARAMETER)
-        size = int.from_bytes(data[at : at + 4], "big")
-        if size < 4 + data[at + 7] or at + 4 + size > end:
-            raise Refused(PARAMETER)
-        at += 4 + size
+    end, unpack = len(data), OP.unpack_from
+    try:
+        for _ in range(count):
+            size, _, _, _, name_size = unpack(data, at)
+            at += 4 + size
+            if size < 4 + name_size or at > end:
+                raise Refused(PARAMETER)
+    except struct.error:
+        raise Refused(PARAMETER) from None
     return at
 
 

@@ -315,41 +315,25 @@ class Namespace:
     # ------------------------------------------------------------------ many records
 
     def load(self, set_name: bytes, rows: bytes, updated: int | None = None) -> int:
-        """Rows of digest(20) generation(u16) void time(u32) key size(u16) bins(u16) size of bins(u32) key bins."""
+        """Rows of a digest, `ROW` (generation, void time, sizes), the key and the bins; how many they were."""
         at, end, count = 0, len(rows), 0
         when = self.clock.now_ms() if updated is None else updated
         info = self.set_info(set_name)
-        set_field, prefix = self.set_fields[set_name], self.prefix
-        pack_header, pack_field, from_bytes = HEADER.pack, FIELD.pack, int.from_bytes
-        n_fields = 2 + bool(set_name)
+        prefix, set_field, n_fields = self.prefix, self.set_fields[set_name], 2 + bool(set_name)
+        read_row, pack_header = ROW.unpack_from, HEADER.pack
         while at < end:
-            head = rows[at + 20 : at + 34]
             digest = rows[at : at + 20]
-            key_size = head[6] << 8 | head[7]
-            key_at = at + 34
+            generation, void_time, key_size, n_ops, ops_size = read_row(rows, at + 20)
+            key_at = at + ROW_HEAD
             ops_at = key_at + key_size
-            at = ops_at + from_bytes(head[10:14], "big")
-            key_field = pack_field(key_size + 1, F_KEY) + rows[key_at:ops_at] if key_size else b""
-            wire = (
-                pack_header(
-                    22,
-                    0,
-                    0,
-                    0,
-                    0,
-                    0,
-                    head[0] << 8 | head[1],
-                    from_bytes(head[2:6], "big"),
-                    0,
-                    n_fields + (1 if key_size else 0),
-                    head[8] << 8 | head[9],
-                )
-                + prefix
-                + digest
-                + set_field
-                + key_field
-                + rows[ops_at:at]
-            )
+            at = ops_at + ops_size
+            if key_size:
+                key_field = FIELD.pack(key_size + 1, F_KEY) + rows[key_at:ops_at]
+                header = pack_header(22, 0, 0, 0, 0, 0, generation, void_time, 0, n_fields + 1, n_ops)
+                wire = b"".join((header, prefix, digest, set_field, key_field, rows[ops_at:at]))
+            else:
+                header = pack_header(22, 0, 0, 0, 0, 0, generation, void_time, 0, n_fields, n_ops)
+                wire = b"".join((header, prefix, digest, set_field, rows[ops_at:at]))
             partition = self.partition(digest)
             old = partition.get(digest) if partition.count else None
             partition.put(digest, (wire, when), is_new=old is None)
@@ -357,12 +341,10 @@ class Namespace:
             if old is None:
                 info.objects += 1
             else:
-                before = self.open(*old)
-                previous = self.set_info(before.set_name)
-                previous.bytes -= len(old[0])
-                if previous is not info:
-                    previous.objects -= 1
-                    info.objects += 1
+                before = self.set_info(self.open(*old).set_name)
+                before.bytes -= len(old[0])
+                before.objects -= 1
+                info.objects += 1
             count += 1
         return count
 

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Mapping
 
 import bcrypt
-
 from dbops_lab.aerospike.protocol import SECURITY, Refused, field, frame, read_fields
 
 AUTHENTICATE, LOGIN = 0, 20
