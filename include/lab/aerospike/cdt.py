@@ -1,6 +1,6 @@
 """Operations on lists and maps inside a bin (collection data types), without nested contexts.
 
-Elements stay raw msgpack. An operation, a return type or a flag that is not known here is refused as unsupported.
+Elements stay raw msgpack. An operation or a return type that is not known here is refused as unsupported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Nodes of one cluster: which are up, which owns which partition, and when the cluster re-forms.
 
-Records live in the process, not in a node: what a stopped node held is still there and its partitions pass to the
-next node in the succession, as they do in a real cluster where a replica has them.
+Records live in the process, not in a node: what a stopped node held is still there and its partitions pass to
+the next node in the succession, as they do in a real cluster where a replica has them.
 """
 
 from __future__ import annotations

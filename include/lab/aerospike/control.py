@@ -2,11 +2,12 @@
 
 GET  /state                          nodes, ports, cluster key, objects per set
 POST /stop?node=1   /start?node=1    a node (counted from 0) dies or comes back
-POST /load?namespace=dmp&set=x       records in the compact form that `process.rows` makes; `updated_ms` (since 1970)
-                                     sets their last update
+POST /load?namespace=dmp&set=x       records in the compact form that `process.pieces` makes; `updated_ms`
+                                     (since 1970) sets their last update
 POST /inject                         faults; a JSON object with any of
     delay          seconds before every answer to a data request (0 ends it)
-    drop_query     {"bytes": n} or {"records": n}, and "times": t: the connection of the next t queries is cut there
+    drop_query     {"bytes": n} or {"records": n}, and "times": t: the connections of the next t queries
+                   are cut there
     refuse_query   {"code": c, "times": t}: the next t queries are refused with this result code
     clock_offset   seconds by which last-update and void times are off
     start_delay    seconds that a started node is not ready (partition-generation -1)

@@ -1,12 +1,12 @@
-"""Filter expressions: msgpack lists [operation, arguments...], checked when they are read, then run per record.
+"""Filter expressions: msgpack lists [operation, arguments...], checked when read, then run per record.
 
-Supported: comparisons, and/or/not/exclusive, arithmetic and bits of integers, constants, bins, bin types, stored
-keys, digest modulo, last update, since update, void time, ttl, set name, key exists, is tombstone. Everything else
-(regular expressions, geometry, variables, conditions, calls into lists and maps) is refused as unsupported, so no
-filter ever lets through what it should not.
+Supported: comparisons, and/or/not/exclusive, arithmetic and bits of integers, constants, bins, bin types,
+stored keys, digest modulo, last update, since update, void time, ttl, set name, key exists, is tombstone.
+Everything else (regular expressions, geometry, variables, conditions, calls into lists and maps) is refused
+as unsupported, so no filter ever lets through what it should not.
 
-A value that is not there (an absent bin, a bin of another type) is unknown; what depends on it is unknown too, and
-a record whose answer is unknown is left out.
+A value that is not there (an absent bin, a bin of another type) is unknown; what depends on it is unknown
+too, and a record whose answer is unknown is left out.
 """
 
 from __future__ import annotations
@@ -296,13 +296,14 @@ def _convert(code: int, arguments: list[bytes]) -> Typed:
         code
     ]
     kind, part = _of_type(arguments[0], *takes)
-    function: Callable[[Any], Any] = {
+    functions: dict[int, Callable[[Any], Any]] = {
         ABS: abs,
         FLOOR: lambda value: float(math.floor(value)),
         CEIL: lambda value: float(math.ceil(value)),
         TO_INT: int,
         TO_FLOAT: float,
-    }[code]
+    }
+    function = functions[code]
 
     def evaluate(subject: Subject) -> Any:
         value = part(subject)

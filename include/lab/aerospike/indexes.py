@@ -129,7 +129,7 @@ class Indexes:
         return sum(index.set_name == set_name for index in self.rows(namespace))
 
     def create(self, index: Index) -> bool:
-        """False when the name is taken by another definition. The same definition under a new name renames."""
+        """False when the name is taken by another definition. The same one under a new name renames."""
         before = self.get(index.namespace, index.name)
         if before is not None:
             return before.definition == index.definition

@@ -1,4 +1,4 @@
-"""Info commands: text in, text out. `answers/` holds the names that a real 8.1.2 reports, with quiet values."""
+"""Info commands: text in, text out. `answers/` holds what a real 8.1.2 reports, with quiet values."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Info:
         }
         return _joined(values)
 
-    def _latencies(self, _: list[str], parameters: Parameters) -> str:
+    def _latencies(self, arguments: list[str], parameters: Parameters) -> str:
         if "hist" not in parameters:
             rows = [self._histogram("batch-index", self.batches)]
             for namespace in self.cluster.namespaces.values():
@@ -166,10 +166,9 @@ class Info:
         if wanted == "batch-index":
             return self._histogram(wanted, self.batches)
         name, _, kind = wanted.removeprefix("{").partition("}-")
-        namespace = self.cluster.namespaces.get(name)
-        if not wanted.startswith("{") or namespace is None or kind not in HISTOGRAMS:
+        if not wanted.startswith("{") or name not in self.cluster.namespaces or kind not in HISTOGRAMS:
             raise InfoError(PARAMETER, "bad hist name")
-        return self._namespace_histogram(namespace, kind)
+        return self._namespace_histogram(self.cluster.namespaces[name], kind)
 
     def _namespace_histogram(self, namespace: Namespace, kind: str) -> str:
         uses = sum(namespace.counters.get(counter, 0) for counter in HISTOGRAMS[kind])
@@ -318,7 +317,7 @@ class Info:
 
     # ------------------------------------------------------------------ indexes and UDFs
 
-    def _sindex_create(self, _: list[str], parameters: Parameters) -> str:
+    def _sindex_create(self, arguments: list[str], parameters: Parameters) -> str:
         name = parameters.get("indexname", "")
         namespace = parameters.get("namespace") or parameters.get("ns", "")
         bin_name, value_type = parameters.get("bin", ""), parameters.get("type", "")

@@ -1,12 +1,13 @@
 """Msgpack as Aerospike uses it inside lists, maps, operations and expressions, kept as raw slices.
 
-Strings and blobs inside are msgpack strings whose first byte is the particle type. An ordered list or map begins
-with an extension of no bytes whose type holds the order flags (in a map it is a key with the value nil).
+Strings and blobs inside are msgpack strings whose first byte is the particle type. An ordered list or map
+begins with an extension of no bytes whose type holds the order flags (in a map it is a key with a nil value).
 """
 
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -38,7 +39,7 @@ class Malformed(Refused):
 
 
 class Element(NamedTuple):
-    """One element: its kind, its payload (or the number of elements inside) and where it ends or begins inside."""
+    """One element: kind, payload (or the number of elements inside), where it ends or begins inside."""
 
     kind: str  # nil bool int float text list map extension
     value: Any
@@ -172,7 +173,7 @@ def _order_flags(raw: bytes) -> int | None:
         return None
     if len(element.value) != 1:
         raise Malformed
-    return element.value[0]
+    return int(element.value[0])
 
 
 def check_list(data: bytes) -> None:
@@ -182,7 +183,7 @@ def check_list(data: bytes) -> None:
     flags, items = split_list(data)
     if flags & ORDERED:
         keys = [order_key(item) for item in items]
-        if any(left > right for left, right in zip(keys, keys[1:], strict=False)):
+        if any(left > right for left, right in pairwise(keys)):
             raise Malformed
 
 
@@ -194,7 +195,7 @@ def check_map(data: bytes) -> None:
         raise Malformed
     keys = [order_key(key) for key, _ in pairs]
     if flags & ORDERED:
-        if any(left >= right for left, right in zip(keys, keys[1:], strict=False)):
+        if any(left >= right for left, right in pairwise(keys)):
             raise Malformed
     elif len(set(keys)) != len(keys):
         raise Malformed

@@ -201,7 +201,7 @@ def _read_op(operation: Operation, bins: Bins) -> tuple[int, bytes] | None:
     value = bins.get(operation.name)
     if code == OP_READ or value is None:
         return value
-    return (cdt if code == OP_CDT_READ else hll).read(value, operation.value)
+    return cdt.read(value, operation.value) if code == OP_CDT_READ else hll.read(value, operation.value)
 
 
 # ---------------------------------------------------------------------- delete
@@ -329,7 +329,8 @@ def _only_writes(command: Command) -> bytes | None:
 
 
 def _write_acknowledgements(command: Command) -> tuple[int, bytes]:
-    data, at, parts = command.data, command.ops_at, []
+    data, at = command.data, command.ops_at
+    parts: list[bytes] = []
     for _ in range(command.n_ops):
         name_size = data[at + 7]
         parts += (
@@ -393,8 +394,8 @@ def _apply(command: Command, operations: list[Operation], bins: Bins) -> tuple[i
         elif code in MODIFY:
             bins[name] = MODIFY[code](bins.get(name), particle, value)
         elif code in (OP_CDT_MODIFY, OP_HLL_MODIFY):
-            module = cdt if code == OP_CDT_MODIFY else hll
-            changed, result = module.modify(bins.get(name), value)
+            modify = cdt.modify if code == OP_CDT_MODIFY else hll.modify
+            changed, result = modify(bins.get(name), value)
             responds |= result is not None
             if changed is not None:
                 bins[name] = changed

@@ -68,7 +68,7 @@ def hll_is_sound(value: bytes) -> bool:
 
 
 def _geojson(value: bytes) -> bytes:
-    """Flags, number of cells, the cells, then the text. The cells are the server's business: none are kept here."""
+    """Flags, number of cells, the cells, the text. Cells are the server's business: none are kept here."""
     if len(value) < 3:
         raise Refused(PARAMETER)
     text = value[3 + 8 * int.from_bytes(value[1:3], "big") :]

@@ -50,7 +50,7 @@ class StandIn:
         tls_name: str = "",
         options: Sequence[str] = (),
     ) -> None:
-        """`options` are further ones of the command line; `tls` is certificate and key, `users` name and password."""
+        """`tls` is certificate and key, `users` name: password, `options` more of the command line."""
         wanted = list(ports or [0] * nodes)
         command = [sys.executable, "-m", "dbops_lab.aerospike", "--exit-with-parent", "--name", name]
         command += ["--namespaces", ",".join(namespaces), "--ports", ",".join(map(str, wanted))]
@@ -113,7 +113,7 @@ class StandIn:
         return call(self.control, "GET", "/state")
 
     def stop_node(self, node: int) -> None:
-        """The node dies: its port refuses, its connections break. Returns when the others have formed again."""
+        """The node dies: its port refuses, its connections break. Returns when the others formed again."""
         call(self.control, "POST", f"/stop?node={node}")
 
     def start_node(self, node: int) -> None:
@@ -149,8 +149,8 @@ def load(
 ) -> int:
     """Put records in directly, as fast as they can be built; how many came in.
 
-    :param records: digest (20 bytes), generation, void time (seconds since 2010, 0 = never), stored key as a particle
-        type byte and its value (or None), and the bins as `bins` makes them.
+    :param records: digest (20 bytes), generation, void time (seconds since 2010, 0 = never), stored key as a
+        particle type byte and its value (or None), and the bins as `bins` makes them.
     :param updated_at: aware; their last update (default: now).
     """
     where = {"namespace": namespace, "set": set_name}

@@ -1,9 +1,9 @@
 """Records as ready wire bytes.
 
-A record is kept as the very message that a query answers with: header, fields namespace, digest, set and (if it was
-sent) key, then the bins as read operations. A partition holds its messages in one run of bytes, from the highest to
-the lowest digest, so that a query sends the run as it is; changes since then lie beside it and are merged when the
-run is asked for again.
+A record is kept as the very message that a query answers with: header, fields namespace, digest, set and (if
+it was sent) key, then the bins as read operations. A partition holds its messages in one run of bytes, from the
+highest to the lowest digest, so that a query sends the run as it is; changes since then lie beside it and are
+merged when the run is asked for again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Record(NamedTuple):
 
 
 def pack_bins(bins: dict[bytes, tuple[int, bytes]]) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     for name, (particle, value) in bins.items():
         parts += (U32.pack(4 + len(name) + len(value)), bytes((1, particle, 0, len(name))), name, value)
     return b"".join(parts)
@@ -315,7 +315,7 @@ class Namespace:
     # ------------------------------------------------------------------ many records
 
     def load(self, set_name: bytes, rows: bytes, updated: int | None = None) -> int:
-        """Rows of a digest, `ROW` (generation, void time, sizes), the key and the bins; how many they were."""
+        """Rows of a digest, `ROW` (generation, void time, sizes), the key and the bins, counted."""
         at, end, count = 0, len(rows), 0
         when = self.clock.now_ms() if updated is None else updated
         info = self.set_info(set_name)

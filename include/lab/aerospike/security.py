@@ -1,4 +1,4 @@
-"""Users and sessions: the login of clients in internal mode. Without users, security is not there, as in Community."""
+"""Users and sessions: how clients log in (internal mode). Without users there is none, as in Community."""
 
 from __future__ import annotations
 
