@@ -1,4 +1,4 @@
-"""`python -m dbops_lab.aerospike`: prints `ready <ports> control <port>` when it listens, stops on SIGTERM."""
+"""`python -m dbops_lab.aerospike`: prints `ready <ports> control <port>` when it listens, ends with SIGTERM."""
 
 from __future__ import annotations
 

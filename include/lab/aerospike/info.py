@@ -118,7 +118,7 @@ class Info:
     def _replicas(self, _: list[str], parameters: Parameters) -> str:
         limit = _whole(parameters.get("max", "0"), "bad max")
         maps = self.cluster.replica_maps(self.node, limit or None)
-        return ";".join(f"{name}:{maps}" for name in self.cluster.namespaces) + ";"
+        return ";".join(f"{name}:{maps}" for name in self.cluster.namespaces)
 
     def _cluster_stable(self, _: list[str], parameters: Parameters) -> str:
         size = parameters.get("size")
