@@ -1,8 +1,8 @@
 """Reads the captures of a real server in tests/golden/aerospike.
 
-Frames in them are cut: messages at 2 KiB, info frames at 320 bytes. A cut *request* is completed from its decoded
-field lines; only the partition array does not fit into those either, and it goes on upwards from where it was cut,
-without the partitions of the digest array. A cut *answer* stays cut and says so.
+Frames in them are cut: messages at 2 KiB, info frames at 320 bytes. A cut *request* is completed from its
+decoded field lines; only the partition array does not fit into those either, and it goes on upwards from
+where it was cut, without the partitions of the digest array. A cut *answer* stays cut and says so.
 """
 
 from __future__ import annotations
@@ -138,4 +138,4 @@ def info_capture(path: Path) -> tuple[str, str]:
     """A command and its whole answer. The captures show every `;` as a line break."""
     first, rest = path.read_text().split("\n", 1)
     rest = rest.removesuffix("\n").replace("\n", ";")
-    return first.removeprefix("# "), rest if rest.startswith("ERROR") else rest.split("\t", 1)[1]
+    return first.removeprefix("# "), rest if rest.startswith("ERROR") else rest.partition("\t")[2]

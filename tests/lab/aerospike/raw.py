@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import struct
@@ -37,6 +38,13 @@ class Raw:
         body = command.encode() + b"\n"
         _, answer = self.ask(struct.pack(">Q", 2 << 56 | 1 << 48 | len(body)) + body)
         return answer.decode().rstrip("\n").split("\t", 1)[1]
+
+    def one(self, request: bytes) -> Message:
+        """The answer to a request that has only one."""
+        kind, body = self.ask(request)
+        assert kind == 3
+        (found,) = messages(body)
+        return found
 
     def stream(self, request: bytes) -> list[Message]:
         """All messages up to LAST, or the single one that refuses."""
@@ -83,3 +91,16 @@ def query(
     if len(partitions):
         fields.append(field(11, struct.pack(f"<{len(partitions)}H", *partitions)))
     return message(info1, info3=4, fields=(*fields, *extra))
+
+
+def digest_of(number: int) -> bytes:
+    """Any digest; they spread over all partitions."""
+    return hashlib.blake2b(number.to_bytes(8, "big"), digest_size=20).digest()
+
+
+def partition_of(digest: bytes) -> int:
+    return int.from_bytes(digest[:2], "little") & 0xFFF
+
+
+def integer(number: int) -> bytes:
+    return struct.pack(">q", number)
