@@ -1,11 +1,11 @@
-"""The hot code of Aerospike backup and restore: query answers -> `.asb` text, `.asb` text -> batch-write rows.
+"""The hot code of Aerospike backup and restore: query answers -> `.asb` text -> batch-write rows.
 
 Compiled by Numba on first use, kept on disk, run without the GIL; no Python object is made per record. With
 NUMBA_DISABLE_JIT=1 the same functions run as plain Python, slow but equal.
 
-All memory is touched through the few primitives below. Compiled they check nothing, so every length that comes
-from the wire or from a file is measured first; as plain Python they raise IndexError for any byte outside the
-array, which is how the tests prove the measuring.
+Bytes are touched through the few primitives below. Compiled they check nothing, so every length that comes from
+the wire or from a file is measured first; as plain Python they raise IndexError for any byte outside the array,
+which is how the tests prove the measuring.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ WHY: Final = 1
 OFFSET: Final = 2
 SOURCE_NEEDED: Final = 3  # after NEED_MORE: bytes from `pos` on that are needed at least to go on
 RECORDS: Final = 4  # records so far
-ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take
+ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take (decode: at least)
+LEGACY: Final = 6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
 STATE_SIZE: Final = 8
 
 PARTITIONS: Final = 4096
@@ -60,6 +61,25 @@ _BIN_NAME: Final = 13
 _PARTICLE: Final = 14
 _PARTICLE_SIZE: Final = 15
 _AFTER_LAST: Final = 16
+_TRUNCATED: Final = 32
+_WANT_RECORD: Final = 33
+_WANT_NAMESPACE: Final = 34
+_WANT_DIGEST: Final = 35
+_WANT_GENERATION: Final = 36
+_WANT_VOID_TIME: Final = 37
+_WANT_BIN_COUNT: Final = 38
+_WANT_BIN: Final = 39
+_WANT_FEED: Final = 40
+_NAME: Final = 41
+_LONG_NAME: Final = 42
+_NUMBER: Final = 43
+_DOUBLE: Final = 44
+_LENGTH: Final = 45
+_BASE64_TEXT: Final = 46
+_BOOL: Final = 47
+_BIN_TYPE: Final = 48
+_LDT: Final = 49
+_KEY_TYPE: Final = 50
 
 _REASONS: Final = {
     _FRAME: "not a proto frame of version 2 and type 3 (message)",
@@ -78,6 +98,25 @@ _REASONS: Final = {
     _PARTICLE: "a value of an unknown particle type",
     _PARTICLE_SIZE: "a value whose size or content its particle type does not allow",
     _AFTER_LAST: "bytes behind the last message of an answer",
+    _TRUNCATED: "the end of the text inside a record",
+    _WANT_RECORD: "no record where one begins ('+ k ' or '+ n ')",
+    _WANT_NAMESPACE: "no namespace line ('+ n ') behind the key",
+    _WANT_DIGEST: "no digest line ('+ d ', 20 bytes in base64)",
+    _WANT_GENERATION: "no generation line ('+ g ')",
+    _WANT_VOID_TIME: "no void-time line ('+ t ')",
+    _WANT_BIN_COUNT: "no bin-count line ('+ b ')",
+    _WANT_BIN: "no bin line ('- ') although the bin count says so",
+    _WANT_FEED: "no line feed at the end of a value",
+    _NAME: "a name that is empty, longer than 999 bytes, or has an unescaped space",
+    _LONG_NAME: "a name that is too long for the wire",
+    _NUMBER: "not a whole number of the range of its line",
+    _DOUBLE: "not a floating-point number",
+    _LENGTH: "not a length that a value can have",
+    _BASE64_TEXT: "not base64 of that length",
+    _BOOL: "neither T nor F for a boolean",
+    _BIN_TYPE: "a bin of an unknown type",
+    _LDT: "a large-data-type bin (U): servers since 3.15 have none, and it cannot be restored",
+    _KEY_TYPE: "a user key of an unknown type",
 }
 
 
@@ -87,6 +126,7 @@ def reason(code: int) -> str:
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_INTERPRETED: Final = bool(vars(numba.config)["DISABLE_JIT"])
 
 
 def _inner(function: _F) -> _F:
@@ -95,12 +135,12 @@ def _inner(function: _F) -> _F:
 
 def _entry(function: _F) -> _F:
     """A function that Python calls: cached on disk together with all that it calls."""
-    if numba.config.DISABLE_JIT:
-        return cast(_F, np.errstate(over="ignore")(function))
+    if _INTERPRETED:
+        return np.errstate(over="ignore")(function)
     return cast(_F, numba.njit(nogil=True, cache=True)(function))
 
 
-# ---------------------------------------------------------------------------------------------------- memory
+# -------------------------------------------------------------------------------------------------- memory
 # Loads are big-endian (the wire), stores little-endian (so that a constant reads like the text it writes).
 
 _copy: Any
@@ -116,21 +156,21 @@ _store32: Any
 _store64: Any
 _mulhi: Any  # the upper 64 bits of the product of two numbers
 
-if numba.config.DISABLE_JIT:
+if _INTERPRETED:
 
     def _cut(array: Bytes, at: int, size: int) -> Bytes:
         if at < 0 or size < 0 or at + size > array.shape[0]:
             raise IndexError(f"bytes {at} to {at + size} of {array.shape[0]}")
         return array[at : at + size]
 
-    def _loader(size: int, order: str) -> Callable[[Bytes, int], Any]:
+    def _python_load(size: int, order: str) -> Callable[[Bytes, int], Any]:
         def load(array: Bytes, at: int) -> Any:
             value = int.from_bytes(_cut(array, at, size).tobytes(), cast(Any, order))
             return np.uint64(value) if size == 8 else value
 
         return load
 
-    def _storer(size: int) -> Callable[[Bytes, int, int], None]:
+    def _python_store(size: int) -> Callable[[Bytes, int, int], None]:
         def store(array: Bytes, at: int, value: int) -> None:
             _cut(array, at, size)[:] = np.frombuffer(int(value).to_bytes(size, "little"), np.uint8)
 
@@ -145,13 +185,12 @@ if numba.config.DISABLE_JIT:
     def _mulhi(a: np.uint64, b: np.uint64) -> np.uint64:
         return np.uint64(int(a) * int(b) >> 64)
 
-    _load8, _load16, _load32, _load64 = (_loader(size, "big") for size in (1, 2, 4, 8))
-    _load64_le = _loader(8, "little")
-    _store8, _store16, _store32, _store64 = (_storer(size) for size in (1, 2, 4, 8))
+    _load8, _load16, _load32, _load64 = (_python_load(size, "big") for size in (1, 2, 4, 8))
+    _load64_le = _python_load(8, "little")
+    _store8, _store16, _store32, _store64 = (_python_store(size) for size in (1, 2, 4, 8))
 
 else:
     from llvmlite import ir
-    from numba.core import cgutils
 
     def _pointer(context: Any, builder: Any, kind: Any, array: Any, at: Any) -> Any:
         return builder.gep(context.make_array(kind)(context, builder, array).data, [at])
@@ -188,7 +227,9 @@ else:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             target = _pointer(context, builder, signature.args[0], args[0], args[1])
             source = _pointer(context, builder, signature.args[2], args[2], args[3])
-            cgutils.raw_memcpy(builder, target, source, args[4], 1)
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(64)
+            memcpy = builder.module.declare_intrinsic("llvm.memcpy", [byte, byte, word])
+            builder.call(memcpy, [target, source, args[4], ir.Constant(ir.IntType(1), 0)])
             return context.get_dummy_value()
 
         return types.void(out, types.int64, src, types.int64, types.int64), code
@@ -221,7 +262,7 @@ def _text(letters: bytes) -> int:
     return int.from_bytes(letters, "little")
 
 
-# ------------------------------------------------------------------------------------------------ text pieces
+# --------------------------------------------------------------------------------------------- text pieces
 
 _PAIRS: Final = np.frombuffer(b"".join(b"%02d" % i for i in range(100)), np.uint16).copy()
 _BASE64: Final = np.frombuffer(
@@ -329,7 +370,7 @@ def _put_int(out: Bytes, w: int, bits: np.uint64) -> int:
     return _put_uint(out, w, bits)
 
 
-if numba.config.DISABLE_JIT:
+if _INTERPRETED:
 
     def _printf(out: Bytes, w: int, bits: np.uint64) -> int:
         text = b"%.17g" % np.uint64(bits).view(np.float64)
@@ -337,7 +378,7 @@ if numba.config.DISABLE_JIT:
         return w + len(text)
 
 else:
-    _gcvt = types.ExternalFunction("gcvt", types.uintp(types.float64, types.intc, types.uintp))
+    _gcvt: Any = types.ExternalFunction("gcvt", types.uintp(types.float64, types.intc, types.uintp))
 
     @_inner
     def _printf(out: Bytes, w: int, bits: np.uint64) -> int:
@@ -512,7 +553,7 @@ def _put_digest(out: Bytes, w: int, src: Bytes, p: int) -> int:
     return w + 4
 
 
-# ------------------------------------------------------------------------------------------- wire -> .asb text
+# --------------------------------------------------------------------------------------- wire -> .asb text
 
 _LETTERS: Final = np.zeros(256, np.int64)  # particle type -> letter of the bin line
 for _kind, _letter in {
@@ -862,12 +903,12 @@ def encode(
 ) -> tuple[int, int, int]:
     """Turn the messages src[pos:end] of a query's answer into `.asb` records in out[w:].
 
-    Consumes whole messages only; what is left of src belongs to the next call, before the bytes that come next.
+    Consumes whole messages only; what is left of src belongs to the next call, before the bytes that follow.
     `state` lives as long as the answer; the per-partition arrays as long as the slice.
 
     :param src: uint8; nothing behind `end` changes the result.
     :param counts: int64[4096], records per partition, added to.
-    :param fingerprints: uint64[4096], per partition the sum modulo 2**64 of digest[12:20] as little-endian number.
+    :param fingerprints: uint64[4096], per partition the sum modulo 2**64 of digest[12:20] as little-endian.
     :param last: uint8[4096, 20], digest of the last record of each partition with seen[partition] = 1.
     :param unavailable: uint8[4096], result code of each partition that the node does not have.
     :return: (pos, w, status).
@@ -891,3 +932,137 @@ def digests(
 ) -> tuple[int, int, int]:
     """Like `encode`, but write only the 20 bytes of each record's digest."""
     return _answer(src, pos, end, out, w, state, counts, fingerprints, last, seen, unavailable, False)
+
+
+# ----- .asb text -> wire
+
+_SIXBIT: Final = np.full(256, 255, np.uint8)
+_SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = np.arange(64)
+_KINDS: Final = np.full(256, -1, np.int64)  # letter of a bin line -> particle type
+_KINDS[_LETTERS[_LETTERS > 0]] = np.flatnonzero(_LETTERS)
+for _kind, _letter in {0: b"N", 1: b"I", 2: b"D", 3: b"S", 17: b"Z", 23: b"G"}.items():
+    _KINDS[ord(_letter)] = _kind
+_KINDS[ord(b"X")] = 3
+
+# Where the parts of a record or of a bin lie in the text.
+_KEY_KIND: Final = 0  # particle type, 0 = the record has no user key
+_KEY_AT: Final = 1
+_KEY_SIZE: Final = 2
+_KEY_BASE64: Final = 3
+_NAMESPACE_AT: Final = 4
+_NAMESPACE_SIZE: Final = 5
+_DIGEST_AT: Final = 6
+_SET_AT: Final = 7
+_SET_SIZE: Final = 8  # 0 = no set
+_GENERATION_IS: Final = 9
+_VOID_TIME: Final = 10
+_BINS: Final = 11
+_KIND: Final = 0
+_NAME_AT: Final = 1
+_NAME_SIZE: Final = 2  # as in the text, escapes included
+_VALUE_AT: Final = 3
+_VALUE_SIZE: Final = 4
+_VALUE_BASE64: Final = 5
+
+_MORE: Final = -1  # the text ends before this piece does
+
+
+def _line(letters: bytes) -> int:
+    return int.from_bytes(letters, "big")
+
+
+_AT_K: Final = _line(b"+ k ")
+_AT_N: Final = _line(b"+ n ")
+_AT_D: Final = _line(b"+ d ")
+_AT_S: Final = _line(b"+ s ")
+_AT_G: Final = _line(b"+ g ")
+_AT_T: Final = _line(b"+ t ")
+_AT_B: Final = _line(b"+ b ")
+
+
+@_inner
+def _fail(state: Ints, why: int, at: int) -> int:
+    state[OFFSET] = at
+    return -why
+
+
+@_inner
+def _more(state: Ints, until: int) -> int:
+    state[SOURCE_NEEDED] = until
+    return _MORE
+
+
+@_inner
+def _read_name(text: Bytes, p: int, end: int, delimiter: int, state: Ints) -> int:
+    """Return the position of the delimiter behind the name at p."""
+    legacy = state[LEGACY] != 0
+    size = 0
+    at = p
+    while True:
+        if p >= end:
+            return _more(state, p + 1)
+        c = _load8(text, p)
+        if c == 92 and not legacy:
+            p += 1
+            if p >= end:
+                return _more(state, p + 1)
+        elif c == delimiter:
+            break
+        elif c == 10 or (c == 32 and not legacy):
+            return _fail(state, _NAME, p)
+        p += 1
+        size += 1
+        if size > 999:
+            return _fail(state, _NAME, at)
+    if size == 0:
+        return _fail(state, _NAME, at)
+    return p
+
+
+@_inner
+def _read_uint(text: Bytes, p: int, end: int, limit: int, delimiter: int, state: Ints) -> tuple[int, int]:
+    """Return (position of the delimiter behind the digits at p, their value)."""
+    at = p
+    value = 0
+    while True:
+        if p >= end:
+            return _more(state, p + 1), 0
+        c = _load8(text, p)
+        if c == delimiter:
+            break
+        if c < 48 or c > 57:
+            return _fail(state, _NUMBER, p), 0
+        value = value * 10 + (c - 48)
+        if value > limit:
+            return _fail(state, _NUMBER, at), 0
+        p += 1
+    if p == at:
+        return _fail(state, _NUMBER, at), 0
+    return p, value
+
+
+@_inner
+def _parse_int(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint64]:
+    """Return (position of the line feed behind the signed integer at p, its 64 bits)."""
+    start = p
+    if p < end and _load8(text, p) == 45:
+        p += 1
+    limit = _TOP if p > start else _TOP - _1
+    at = p
+    value = _0
+    while True:
+        if p >= end:
+            return _more(state, p + 1), _0
+        c = _load8(text, p)
+        if c == 10:
+            break
+        if c < 48 or c > 57:
+            return _fail(state, _NUMBER, p), _0
+        digit = np.uint64(c - 48)
+        if value > (limit - digit) // _TEN:
+            return _fail(state, _NUMBER, at), _0
+        value = value * _TEN + digit
+        p += 1
+    if p == at:
+        return _fail(state, _NUMBER, at), _0
+    return p, (~value + _1 if at > start else value)
