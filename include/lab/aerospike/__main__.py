@@ -1,4 +1,4 @@
-"""`python -m dbops_lab.aerospike`: prints `ready <ports> control <port>` when it listens, ends with SIGTERM."""
+"""`python -m dbops_lab.aerospike`: prints `ready <ports> control <port>` when it listens; SIGTERM ends it."""
 
 from __future__ import annotations
 
@@ -52,12 +52,7 @@ def _passwords(names: list[str]) -> dict[str, str]:
     return users
 
 
-async def _wait(*, exit_with_parent: bool) -> None:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    parent = os.getppid()
+async def _wait(stopped: asyncio.Event, parent: int, *, exit_with_parent: bool) -> None:
     while not stopped.is_set():
         if exit_with_parent and os.getppid() != parent:
             return
@@ -68,6 +63,9 @@ async def _wait(*, exit_with_parent: bool) -> None:
 
 
 async def _main(arguments: argparse.Namespace) -> None:
+    parent, stopped = os.getppid(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     tls = None
     if arguments.tls_cert:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -87,7 +85,7 @@ async def _main(arguments: argparse.Namespace) -> None:
     await control.open(LOOPBACK, arguments.control_port)
     ports = ",".join(str(node.port) for node in cluster.nodes)
     print(f"ready {ports} control {control.port}", flush=True)  # noqa: T201 - what the starter waits for
-    await _wait(exit_with_parent=arguments.exit_with_parent)
+    await _wait(stopped, parent, exit_with_parent=arguments.exit_with_parent)
     control.close()
     await server.close()
 

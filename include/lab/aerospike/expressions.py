@@ -361,6 +361,14 @@ def _name(raw: bytes) -> bytes:
     return bytes(element.value)
 
 
+def _quote(_: int, arguments: list[bytes]) -> Typed:
+    """A list that is a value, not an operation."""
+    _expect(arguments, 1)
+    if msgpack.head(arguments[0], 0).kind != "list":
+        raise Refused(PARAMETER)
+    return _LIST, _always(msgpack.order_key(arguments[0]))
+
+
 def _bin(_: int, arguments: list[bytes]) -> Typed:
     _expect(arguments, 2)
     kind, name = msgpack.integer(arguments[0]), _name(arguments[1])
@@ -447,4 +455,5 @@ BUILDERS: dict[int, Callable[[int, list[bytes]], Typed]] = {
     80: _key,
     81: _bin,
     82: _bin_type,
+    126: _quote,
 }

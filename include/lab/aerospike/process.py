@@ -87,6 +87,11 @@ class StandIn:
     def address(self) -> str:
         return f"{LOOPBACK}:{self.ports[0]}"
 
+    def wait(self, seconds: float = STOP_SECONDS) -> tuple[int, str]:
+        """Until it ends by itself: exit code and what it complained about."""
+        _, problems = self._process.communicate(timeout=seconds)
+        return self._process.returncode, problems
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.terminate()

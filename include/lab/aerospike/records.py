@@ -1,9 +1,9 @@
 """Records as ready wire bytes.
 
 A record is kept as the very message that a query answers with: header, fields namespace, digest, set and (if
-it was sent) key, then the bins as read operations. A partition holds its messages in one run of bytes, from the
-highest to the lowest digest, so that a query sends the run as it is; changes since then lie beside it and are
-merged when the run is asked for again.
+it was sent) key, then the bins as read operations. A partition holds its messages in one run of bytes, from
+the highest to the lowest digest, so that a query sends the run as it is; changes since then lie beside it and
+are merged when the run is asked for again.
 """
 
 from __future__ import annotations
