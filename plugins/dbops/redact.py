@@ -45,10 +45,10 @@ _KEY_VALUE = re.compile(
 def redact(text: str, secrets: Iterable[str | None] = ()) -> str:
     """The text with `***` in place of each secret.
 
-    Secrets are the given ones (of four characters and more; as they are, URL-encoded, or escaped for JSON, Python or
-    HTML), and what looks like one: values of `password`, `secret`, `token`, ... keys, passwords in URLs,
-    Authorization headers, private keys, Slack webhooks and tokens, PagerDuty routing keys. Doing it twice changes
-    nothing more.
+    Secrets are the given ones (of four characters and more; as they are, URL-encoded, or escaped for JSON,
+    Python or HTML), and what looks like one: values of `password`, `secret`, `token`, ... keys, passwords in
+    URLs, Authorization headers, private keys, Slack webhooks and tokens, PagerDuty routing keys.
+    Doing it twice changes nothing more.
     """
     for secret in sorted({secret for secret in secrets if secret}, key=lambda secret: (-len(secret), secret)):
         if len(secret) >= SHORTEST and secret.strip("*"):

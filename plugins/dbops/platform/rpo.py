@@ -1,9 +1,9 @@
 """Proof, from the schedules alone, of how much data a loss can cost.
 
-Just before a run is committed, the newest restore point is the snapshot of the run before it. So what can be lost
-is the time between the two starts, plus the longest that the second run may take, plus the overlap for skewed
-clocks. Runs on one cluster take turns, so a run may also wait for the end of the one before it. All this holds
-while every run succeeds.
+Just before a run is committed, the newest restore point is the snapshot of the run before it. So what can be
+lost is the time between the two starts, plus the longest that the second run may take, plus the overlap for
+skewed clocks. Runs on one cluster take turns, so a run may also wait for the end of the one before it. All
+this holds while every run succeeds.
 """
 
 from __future__ import annotations
