@@ -274,6 +274,7 @@ _10E4: Final = np.uint64(10**4)
 _10E8: Final = np.uint64(10**8)
 _10E16: Final = np.uint64(10**16)
 _10E17: Final = np.uint64(10**17)
+_TOP: Final = np.uint64(1 << 63)
 _48: Final = np.uint64(48)
 _0: Final = np.uint64(0)
 _1: Final = np.uint64(1)
@@ -288,6 +289,8 @@ _SPACES: Final = np.uint64(0x2020202020202020)
 _FEEDS: Final = np.uint64(0x0A0A0A0A0A0A0A0A)
 _SLASHES: Final = np.uint64(0x5C5C5C5C5C5C5C5C)
 _ZEROS: Final = np.uint64(_text(b"00000000"))
+_QUIET_NAN: Final = np.uint64(0x7FF8 << 48)
+_INFINITY: Final = np.uint64(0x7FF0 << 48)
 _NAN: Final = _text(b"nan\n")
 _INF: Final = _text(b"inf\n")
 _N: Final = _text(b"+ n ")
@@ -318,8 +321,9 @@ def _powers_of_ten(lowest: int, highest: int) -> tuple[Longs, Longs, Ints]:
     return np.array(high, np.uint64), np.array(low, np.uint64), np.array(exponents, np.int64)
 
 
-_LOWEST_POWER: Final = -293
-_POWER_HIGH, _POWER_LOW, _POWER_EXPONENT = _powers_of_ten(_LOWEST_POWER, 325)
+_LOWEST_POWER: Final = -325
+_HIGHEST_POWER: Final = 325
+_POWER_HIGH, _POWER_LOW, _POWER_EXPONENT = _powers_of_ten(_LOWEST_POWER, _HIGHEST_POWER)
 
 
 @_inner
@@ -377,6 +381,9 @@ if _INTERPRETED:
         _cut(out, w, SLACK)[: len(text)] = np.frombuffer(text, np.uint8)
         return w + len(text)
 
+    def _strtod(text: Bytes, at: int, stop: int) -> np.uint64:
+        return np.float64(abs(float(text[at:stop].tobytes()))).view(np.uint64)
+
 else:
     _gcvt: Any = types.ExternalFunction("gcvt", types.uintp(types.float64, types.intc, types.uintp))
 
@@ -389,6 +396,18 @@ else:
         while _load8(out, w) != 0:
             w += 1
         return w
+
+
+    _c_strtod: Any = types.ExternalFunction("strtod", types.float64(types.uintp, types.uintp))
+
+    @_inner
+    def _strtod(text: Bytes, at: int, stop: int) -> np.uint64:
+        """The bits, without sign, of the number text[at:stop], as the C library reads it."""
+        copy = np.zeros(stop - at + 1, np.uint8)
+        copy[: stop - at] = text[at:stop]
+        one = np.empty(1, np.float64)
+        one[0] = _c_strtod(copy.ctypes.data, 0)
+        return one.view(np.uint64)[0] & ~_TOP
 
 
 @_inner
@@ -971,6 +990,9 @@ def _line(letters: bytes) -> int:
     return int.from_bytes(letters, "big")
 
 
+_LOW_NAN: Final = _text(b"nan")
+_LOW_INF: Final = _text(b"inf")
+_LOW_INFINITY: Final = _text(b"infinity")
 _AT_K: Final = _line(b"+ k ")
 _AT_N: Final = _line(b"+ n ")
 _AT_D: Final = _line(b"+ d ")
@@ -1066,3 +1088,395 @@ def _parse_int(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint
     if p == at:
         return _fail(state, _NUMBER, at), _0
     return p, (~value + _1 if at > start else value)
+
+
+@_inner
+def _letters(text: Bytes, p: int, end: int, word: int, size: int) -> bool:
+    """Whether these lower-case letters stand at p, in whatever case, with the line feed behind them."""
+    if p + size >= end or _load8(text, p + size) != 10:
+        return False
+    for i in range(size):
+        if _load8(text, p + i) | 32 != (word >> (8 * i)) & 255:
+            return False
+    return True
+
+
+@_inner
+def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint64]:
+    """Return (position of the line feed behind the floating-point number at p, its 64 bits)."""
+    at = p
+    stop = p
+    while True:
+        if stop >= end:
+            if stop - at > 999:
+                return _fail(state, _DOUBLE, at), _0
+            return _more(state, stop + 1), _0
+        if _load8(text, stop) == 10:
+            break
+        stop += 1
+    sign = _0
+    first = _load8(text, p)
+    if first == 45 or first == 43:
+        p += 1
+        if first == 45:
+            sign = _TOP
+    if _letters(text, p, end, _LOW_NAN, 3):
+        return stop, sign | _QUIET_NAN
+    if _letters(text, p, end, _LOW_INF, 3) or _letters(text, p, end, _LOW_INFINITY, 8):
+        return stop, sign | _INFINITY
+    mantissa = _0  # the first 19 digits that count
+    digits = 0
+    inexact = False  # whether one behind those is not 0
+    exponent = 0
+    some = False
+    point = False
+    while p < stop:
+        c = _load8(text, p)
+        if c == 46 and not point:
+            point = True
+        elif 48 <= c <= 57:
+            some = True
+            if digits < 19:
+                mantissa = mantissa * _TEN + np.uint64(c - 48)
+                if mantissa != _0:
+                    digits += 1
+                if point:
+                    exponent -= 1
+            else:
+                if c != 48:
+                    inexact = True
+                if not point:
+                    exponent += 1
+        else:
+            break
+        p += 1
+    if not some:
+        return _fail(state, _DOUBLE, at), _0
+    if p < stop:
+        if _load8(text, p) != 101:
+            return _fail(state, _DOUBLE, at), _0
+        p += 1
+        negative = False
+        if p < stop and (_load8(text, p) == 45 or _load8(text, p) == 43):
+            negative = _load8(text, p) == 45
+            p += 1
+        if p >= stop:
+            return _fail(state, _DOUBLE, at), _0
+        scale = 0
+        while p < stop:
+            c = _load8(text, p)
+            if c < 48 or c > 57:
+                return _fail(state, _DOUBLE, at), _0
+            if scale < 100_000:
+                scale = scale * 10 + (c - 48)
+            p += 1
+        exponent += -scale if negative else scale
+    return stop, sign | _nearest_double(text, at, stop, mantissa, exponent, inexact)
+
+
+@_inner
+def _nearest_double(
+    text: Bytes, at: int, stop: int, mantissa: np.uint64, exponent: int, inexact: bool
+) -> np.uint64:
+    """The bits, without sign, of the double next to mantissa * 10**exponent, which text[at:stop] says in full.
+
+    As in `_put_double`, one multiplication is certain unless it ends that close below a half, or on it; the C
+    library decides those, and whatever is out of the range of normal doubles.
+    """
+    if mantissa == _0:
+        return _0
+    if inexact or exponent < _LOWEST_POWER or exponent > _HIGHEST_POWER:
+        return _strtod(text, at, stop)
+    power = exponent - _LOWEST_POWER
+    shift = 0
+    while mantissa >> _63 == _0:
+        mantissa <<= _1
+        shift += 1
+    product = mantissa * _POWER_HIGH[power]
+    carry = _mulhi(mantissa, _POWER_LOW[power])
+    low = mantissa * _POWER_LOW[power]
+    middle = product + carry
+    high = _mulhi(mantissa, _POWER_HIGH[power]) + (_1 if middle < carry else _0)
+    # the number is (high, middle, low) * 2**(_POWER_EXPONENT - shift), high in [2**62, 2**64)
+    two = np.int64(_POWER_EXPONENT[power]) - shift + 128 + 63 + 1023
+    drop = np.uint64(11)
+    if high >> _63 == _0:
+        drop = np.uint64(10)
+        two -= 1
+    if two < 1 or two > 2045:
+        return _strtod(text, at, stop)
+    bits = high >> drop
+    fraction = high & ((_1 << drop) - _1)
+    half = _1 << (drop - _1)
+    if fraction >= half:
+        if fraction == half and middle == _0 and low == _0:
+            return _strtod(text, at, stop)
+        bits += _1
+    elif fraction == half - _1 and middle == _ALL:
+        return _strtod(text, at, stop)
+    # a carry out of the 53 bits goes into the exponent, where it belongs
+    return (np.uint64(two - 1) << _52) + bits
+
+
+@_inner
+def _read_base64(text: Bytes, p: int, size: int) -> bool:
+    """Whether text[p:p+size] is base64 as it is written: padded, and nothing in the bits that count for nothing."""
+    if size & 3 != 0:
+        return False
+    pad = 0
+    if size > 0 and _load8(text, p + size - 1) == 61:
+        pad = 2 if _load8(text, p + size - 2) == 61 else 1
+    c = np.uint8(0)
+    for i in range(p, p + size - pad):
+        c = _SIXBIT[_load8(text, i)]
+        if c == 255:
+            return False
+    return pad == 0 or c & (3 if pad == 1 else 15) == 0
+
+
+@_inner
+def _from_base64(text: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
+    """Write what checked base64 stands for."""
+    for i in range(p, p + size, 4):
+        word = (np.int64(_SIXBIT[_load8(text, i)]) << 18) | (np.int64(_SIXBIT[_load8(text, i + 1)]) << 12)
+        _store8(out, w, word >> 16)
+        w += 1
+        if _load8(text, i + 2) != 61:
+            word |= np.int64(_SIXBIT[_load8(text, i + 2)]) << 6
+            _store8(out, w, (word >> 8) & 255)
+            w += 1
+            if _load8(text, i + 3) != 61:
+                _store8(out, w, (word | np.int64(_SIXBIT[_load8(text, i + 3)])) & 255)
+                w += 1
+    return w
+
+
+@_inner
+def _read_value(text: Bytes, p: int, end: int, encoded: bool, state: Ints) -> tuple[int, int, int]:
+    """`length SP bytes LF` at p: return (position behind it, of the bytes, their length)."""
+    at = p
+    p, size = _read_uint(text, p, end, MAX_FRAME, 32, state)
+    if p < 0:
+        return p, 0, 0
+    p += 1
+    if encoded and size & 3 != 0:
+        return _fail(state, _LENGTH, at), 0, 0
+    if p + size >= end:
+        return _more(state, p + size + 1), 0, 0
+    if _load8(text, p + size) != 10:
+        return _fail(state, _WANT_FEED, p + size), 0, 0
+    if encoded and not _read_base64(text, p, size):
+        return _fail(state, _BASE64_TEXT, p), 0, 0
+    return p + size + 1, p, size
+
+
+@_inner
+def _read_key(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
+    """The key behind `+ k ` at p."""
+    if p + 3 > end:
+        return _more(state, p + 3)
+    kind = _load8(text, p)
+    encoded = False
+    at = p + 2
+    if kind == 66 and _load8(text, p + 1) == 33:
+        at += 1
+        p += 1
+    elif kind == 66 or kind == 88:
+        encoded = True
+    if _load8(text, p + 1) != 32:
+        return _fail(state, _KEY_TYPE, p)
+    part[_KEY_BASE64] = encoded
+    if kind == 73 or kind == 68:
+        part[_KEY_KIND] = 1 if kind == 73 else 2
+        part[_KEY_AT] = at
+        if kind == 73:
+            p, _ = _parse_int(text, at, end, state)
+        else:
+            p, _ = _read_double(text, at, end, state)
+        return p if p < 0 else p + 1
+    if kind != 83 and kind != 88 and kind != 66:
+        return _fail(state, _KEY_TYPE, p)
+    part[_KEY_KIND] = 4 if kind == 66 else 3
+    p, part[_KEY_AT], part[_KEY_SIZE] = _read_value(text, at, end, encoded, state)
+    return p
+
+
+@_inner
+def _read_head(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
+    """The lines of a record from its key to its bin count; return the position behind, or a negative code."""
+    if p + 4 > end:
+        return _more(state, p + 4)
+    part[_KEY_KIND] = 0
+    why = _WANT_RECORD
+    if _load32(text, p) == _AT_K:
+        p = _read_key(text, p + 4, end, part, state)
+        if p < 0:
+            return p
+        why = _WANT_NAMESPACE
+        if p + 4 > end:
+            return _more(state, p + 4)
+    if _load32(text, p) != _AT_N:
+        return _fail(state, why, p)
+    at = p + 4
+    p = _read_name(text, at, end, 10, state)
+    if p < 0:
+        return p
+    part[_NAMESPACE_AT] = at
+    part[_NAMESPACE_SIZE] = p - at
+    p += 1
+
+    if p + 33 > end:
+        return _more(state, p + 33)
+    if _load32(text, p) != _AT_D or _load8(text, p + 32) != 10:
+        return _fail(state, _WANT_DIGEST, p)
+    if _load8(text, p + 31) != 61 or _load8(text, p + 30) == 61 or not _read_base64(text, p + 4, 28):
+        return _fail(state, _WANT_DIGEST, p)
+    part[_DIGEST_AT] = p + 4
+    p += 33
+
+    if p + 4 > end:
+        return _more(state, p + 4)
+    part[_SET_SIZE] = 0
+    if _load32(text, p) == _AT_S:
+        at = p + 4
+        p = _read_name(text, at, end, 10, state)
+        if p < 0:
+            return p
+        part[_SET_AT] = at
+        part[_SET_SIZE] = p - at
+        p += 1
+        if p + 4 > end:
+            return _more(state, p + 4)
+
+    if _load32(text, p) != _AT_G:
+        return _fail(state, _WANT_GENERATION, p)
+    p, part[_GENERATION_IS] = _read_uint(text, p + 4, end, 65535, 10, state)
+    if p < 0:
+        return p
+    p += 1
+    if p + 4 > end:
+        return _more(state, p + 4)
+    if _load32(text, p) != _AT_T:
+        return _fail(state, _WANT_VOID_TIME, p)
+    p, part[_VOID_TIME] = _read_uint(text, p + 4, end, 0xFFFFFFFF, 10, state)
+    if p < 0:
+        return p
+    p += 1
+    if p + 4 > end:
+        return _more(state, p + 4)
+    if _load32(text, p) != _AT_B:
+        return _fail(state, _WANT_BIN_COUNT, p)
+    p, part[_BINS] = _read_uint(text, p + 4, end, 65535, 10, state)
+    return p if p < 0 else p + 1
+
+
+@_inner
+def _read_bin(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> tuple[int, np.uint64]:
+    """One bin line; return (position behind it or a negative code, bits of a number)."""
+    if p + 5 > end:
+        return _more(state, p + 5), _0
+    if _load16(text, p) != 0x2D20:
+        return _fail(state, _WANT_BIN, p), _0
+    letter = _load8(text, p + 2)
+    kind = _KINDS[letter]
+    at = p + 4
+    encoded = letter == 88
+    mark = _load8(text, p + 3)
+    if _LETTERS[kind] != 0:
+        encoded = mark != 33
+        if not encoded:
+            mark = _load8(text, p + 4)
+            at += 1
+    if kind < 0 or mark != 32:
+        return _fail(state, _LDT if letter == 85 else _BIN_TYPE, p + 2), _0
+    part[_KIND] = kind
+    part[_NAME_AT] = at
+    p = _read_name(text, at, end, 10 if kind == 0 else 32, state)
+    if p < 0:
+        return p, _0
+    part[_NAME_SIZE] = p - at
+    part[_VALUE_BASE64] = encoded
+    p += 1
+    part[_VALUE_AT] = p
+    bits = _0
+    if kind == 1:
+        p, bits = _parse_int(text, p, end, state)
+    elif kind == 2:
+        p, bits = _read_double(text, p, end, state)
+    elif kind == 17:
+        if p + 2 > end:
+            return _more(state, p + 2), _0
+        value = _load8(text, p)
+        if (value != 84 and value != 70) or _load8(text, p + 1) != 10:
+            return _fail(state, _BOOL, p), _0
+        bits = _1 if value == 84 else _0
+        p += 1
+    elif kind == 0:
+        return p, _0
+    else:
+        p, part[_VALUE_AT], part[_VALUE_SIZE] = _read_value(text, p, end, encoded, state)
+        return p, _0
+    return p if p < 0 else p + 1, bits
+
+
+@_inner
+def _settle(state: Ints, p: int, pos: int, end: int, final: bool) -> int:
+    """The status after a record that could not be read: p is _MORE or a negative code."""
+    if p == _MORE and not final:
+        state[SOURCE_NEEDED] -= pos
+        return NEED_MORE
+    if p == _MORE:
+        state[OFFSET] = end
+        state[WHY] = _TRUNCATED
+    else:
+        state[WHY] = -p
+    return BROKEN
+
+
+@_entry
+def scan(
+    text: Bytes,
+    pos: int,
+    end: int,
+    final: bool,
+    state: Ints,
+    counts: Ints,
+    fingerprints: Longs,
+) -> tuple[int, int]:
+    """Check the records in text[pos:end], strictly, and count them.
+
+    Consumes whole records only; what is left of text belongs to the next call. The text must begin behind the
+    header and the global lines (`asb.read_header`).
+
+    :param final: no more text follows: DONE when it ends where a record does, else BROKEN.
+    :param counts: int64[4096], records per partition, added to.
+    :param fingerprints: uint64[4096], see `encode`.
+    :return: (pos, status); after BROKEN pos is the start of the record that cannot be read.
+    """
+    part = np.zeros(12, np.int64)
+    digest = np.zeros(21, np.uint8)
+    records = state[RECORDS]
+    status = DONE if final else NEED_MORE
+    while pos < end:
+        p = _read_head(text, pos, end, part, state)
+        if p >= 0:
+            digest_at = part[_DIGEST_AT]
+            for _ in range(part[_BINS]):
+                p, _ = _read_bin(text, p, end, part, state)
+                if p < 0:
+                    break
+        else:
+            digest_at = 0
+        if p < 0:
+            status = _settle(state, p, pos, end, final)
+            break
+        _from_base64(text, digest_at, 28, digest, 0)
+        partition = (_load8(digest, 0) | (_load8(digest, 1) << 8)) & 4095
+        counts[partition] += 1
+        fingerprints[partition] += _load64_le(digest, 12)
+        records += 1
+        pos = p
+    if pos == end:
+        state[SOURCE_NEEDED] = 1
+    state[RECORDS] = records
+    return pos, status
