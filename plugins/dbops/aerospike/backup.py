@@ -34,7 +34,7 @@ from dbops.aerospike.wire import PARTITIONS, modified_since
 from dbops.backups import catalog
 from dbops.backups.catalog import RestorePoint
 from dbops.backups.lease import Lease
-from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult
+from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult, backup_id
 from dbops.backups.store import ObjectWriter, Store, StoredObject
 from dbops.errors import DbopsError, FinalError, RetryableError
 from dbops.platform import AerospikeCluster, Namespace, Platform
@@ -111,7 +111,7 @@ def plan_backup(
             overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
             kind = Kind.INCREMENTAL if parent else Kind.FULL
             return BackupPlan(
-                id=catalog.restore_point_id(snapshot, kind),
+                id=backup_id(snapshot, kind),
                 cluster=cluster.name,
                 namespace=namespace.name,
                 kind=kind,
@@ -137,7 +137,7 @@ def plan_backup(
 
 
 def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str) -> RestorePoint | None:
-    parent = catalog.newest_of_chain(points)
+    parent = catalog.latest(points)
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
     elif namespace.track_deletes and parent.manifest.inventory_counts is None:
@@ -374,13 +374,12 @@ class _SliceReader:
             objects.append(self._entry("digests", digest_writer.close(), sum(inventory), 0))
             if deleted_writer:
                 objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
-        result = self._result(objects, drain.resumed + present.resumed)
-        return result.model_copy(update={"inventory": inventory, "deleted": deleted if incremental else None})
+        return self._result(objects, drain.resumed + present.resumed, inventory, deleted if incremental else None)
 
     def _parents_digests(self, parent: Manifest, partition: int) -> Iterator[Bytes]:
         assert parent.inventory_counts is not None
         objects = [
-            (catalog.restore_point_key(parent, entry.name), entry.first, entry.last)
+            (catalog.object_key(parent, entry.name), entry.first, entry.last)
             for entry in parent.objects
             if entry.role == "digests"
         ]
@@ -402,7 +401,13 @@ class _SliceReader:
             text_bytes=text_bytes,
         )
 
-    def _result(self, objects: list[ObjectEntry], resumed: int) -> SliceResult:
+    def _result(
+        self,
+        objects: list[ObjectEntry],
+        resumed: int,
+        inventory: list[int] | None = None,
+        deleted: list[int] | None = None,
+    ) -> SliceResult:
         span = slice(self.first, self.last + 1)
         return SliceResult(
             plan_id=self.plan.id,
@@ -411,8 +416,8 @@ class _SliceReader:
             objects=objects,
             counts=self.tally.counts[span].tolist(),
             fingerprints=[f"{value:016x}" for value in self.tally.fingerprints[span].tolist()],
-            inventory=None,
-            deleted=None,
+            inventory=inventory,
+            deleted=deleted,
             indexes=self.indexes,
             udfs=self.udfs,
             seconds=0.0,

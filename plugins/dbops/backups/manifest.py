@@ -73,7 +73,7 @@ class _Document(BaseModel):
 
     def to_json(self) -> bytes:
         """UTF-8 JSON; the same document always gives the same bytes."""
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        return self.model_dump_json().encode()
 
     @classmethod
     def from_json(cls, data: bytes | str, source: str) -> Self:
@@ -281,6 +281,15 @@ class Manifest(_Document):
     @property
     def duration(self) -> timedelta:
         return self.finished_at - self.started_at
+
+
+class Verified(_Document):
+    """What the last reading back of a restore point found, which had a manifest of this SHA-256 then."""
+
+    at: Utc
+    manifest_sha256: Sha256
+    ok: bool
+    problems: list[str]
 
 
 def _schema_version(data: bytes | str) -> Any:

@@ -107,6 +107,8 @@ class Store(Protocol):
     @property
     def url(self) -> str: ...
 
+    def check(self) -> None: ...
+
     def open_writer(self, key: str) -> ObjectWriter: ...
 
     def put(
@@ -293,6 +295,14 @@ class S3Store:
     @property
     def client(self) -> Any:
         return _s3_client(self._connection, self._region)
+
+    def check(self) -> None:
+        """Ask whether the bucket is there and lets us in.
+
+        :raises StoreRefused: it is not, or does not.
+        """
+        with _s3_errors("look into", self, ""):
+            self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
 
     def open_writer(self, key: str) -> ObjectWriter:
         _check_key(self.url, key)
@@ -704,6 +714,18 @@ class LocalStore:
     @property
     def url(self) -> str:
         return str(self.directory)
+
+    def check(self) -> None:
+        """Make the directory when it is not there, and see whether it can be written to.
+
+        :raises StoreRefused: it cannot.
+        """
+        try:
+            _make_directory(self.directory)
+            with self.locked():
+                pass
+        except OSError as error:
+            raise _local_error("write to", self.directory / _LOCK, error) from error
 
     def open_writer(self, key: str) -> ObjectWriter:
         return _LocalWriter(self, key)
