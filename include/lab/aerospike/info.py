@@ -197,6 +197,7 @@ class Info:
         values |= {name: count for name, count in namespace.counters.items() if name in values}
         masters, proles = self._share(namespace)
         moving = cluster.moving(node)
+        used = namespace.data_bytes * (masters + proles) // max(1, namespace.objects)
         values |= {
             "ns_cluster_size": len(cluster.members),
             "effective_replication_factor": cluster.replicas,
@@ -211,9 +212,9 @@ class Info:
             "index_used_bytes": INDEX_BYTES * (masters + proles),
             "sindex_used_bytes": SINDEX_BYTES * len(cluster.indexes.rows(namespace.name)),
             "data_total_bytes": DATA_BYTES,
-            "data_used_bytes": namespace.data_bytes,
-            "data_used_pct": namespace.data_bytes * 100 // DATA_BYTES,
-            "data_avail_pct": max(0, 87 - namespace.data_bytes * 100 // DATA_BYTES),
+            "data_used_bytes": used,
+            "data_used_pct": used * 100 // DATA_BYTES,
+            "data_avail_pct": max(0, 87 - used * 100 // DATA_BYTES),
             "migrate_tx_partitions_remaining": moving,
             "migrate_rx_partitions_remaining": moving,
             "migrate_fresh_partitions": PARTITIONS,
@@ -256,16 +257,29 @@ class Info:
             if arguments[0] not in self.cluster.namespaces:
                 return "ns_type=unknown"
             namespaces = [self.cluster.namespaces[arguments[0]]]
-        if len(arguments) > 1:
-            info = namespaces[0].sets.get(arguments[1].encode())
-            return self._set_row(namespaces[0], info) + ";" if info else ""
-        return "".join(self._set_row(item, info) + ";" for item in namespaces for info in item.sets.values())
+        wanted = arguments[1].encode() if len(arguments) > 1 else None
+        rows = []
+        for namespace in namespaces:
+            held = self._held(namespace)
+            for name, info in namespace.sets.items():
+                if wanted in (None, name):
+                    rows.append(self._set_row(namespace, info, held.get(name, 0)) + ";")
+        return "".join(rows)
 
-    def _set_row(self, namespace: Namespace, info: SetInfo) -> str:
+    def _held(self, namespace: Namespace) -> dict[bytes, int]:
+        """Objects of each set that this node holds, as master or replica."""
+        if len(self.cluster.members) <= self.cluster.replicas:
+            return {name: info.objects for name, info in namespace.sets.items()}
+        return namespace.objects_of_sets(
+            pid for pid, owners in enumerate(self.cluster.owners) if self.node in owners
+        )
+
+    def _set_row(self, namespace: Namespace, info: SetInfo, objects: int) -> str:
         name = info.name.decode("utf-8", "replace")
         indexes = self.cluster.indexes.count(namespace.name, name)
+        size = info.bytes * objects // info.objects if info.objects else 0
         return (
-            f"ns={namespace.name}:set={name}:objects={info.objects}:tombstones=0:data_used_bytes={info.bytes}"
+            f"ns={namespace.name}:set={name}:objects={objects}:tombstones=0:data_used_bytes={size}"
             f":truncate_lut={info.truncate_at}:sindexes={indexes}:index_populating=false"
             f":truncating={_shown(info.truncating)}:default-read-touch-ttl-pct=0:default-ttl=0"
             ":disable-eviction=false:enable-index=false:stop-writes-count=0:stop-writes-size=0"

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -61,8 +62,10 @@ class StandIn:
             environment[f"LAB_PASSWORD_{user.upper()}"] = password
         if tls is not None:
             command += ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1]), "--tls-name", tls_name]
+        # Not a pipe: nobody reads it while the server runs.
+        self._problems = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
         self._process = subprocess.Popen(
-            [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+            [*command, *options], stdout=subprocess.PIPE, stderr=self._problems, text=True, env=environment
         )
         self.ports: list[int] = []
         self.control = 0
@@ -74,8 +77,9 @@ class StandIn:
         found = re.fullmatch(r"ready ([\d,]+) control (\d+)\n", line)
         if found is None:
             self._process.kill()
-            _, problem = self._process.communicate(timeout=STOP_SECONDS)
-            raise StandInError(f"the Aerospike stand-in did not start: {(line + problem).strip()[-800:]}")
+            _, problems = self.wait()
+            self.close()
+            raise StandInError(f"the Aerospike stand-in did not start: {(line + problems).strip()[-800:]}")
         self.ports = [int(port) for port in found[1].split(",")]
         self.control = int(found[2])
 
@@ -89,8 +93,9 @@ class StandIn:
 
     def wait(self, seconds: float = STOP_SECONDS) -> tuple[int, str]:
         """Until it ends by itself: exit code and what it complained about."""
-        _, problems = self._process.communicate(timeout=seconds)
-        return self._process.returncode, problems
+        code = self._process.wait(seconds)
+        self._problems.seek(0)
+        return code, self._problems.read()
 
     def close(self) -> None:
         if self._process.poll() is None:
@@ -100,9 +105,9 @@ class StandIn:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._problems.close()
 
     def __enter__(self) -> Self:
         return self

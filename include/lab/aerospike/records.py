@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -385,6 +385,15 @@ class Namespace:
         run, starts, updates = partition.run, partition.starts, partition.updates
         for index in range(first, len(updates)):
             yield run[starts[index] : starts[index + 1]], updates[index]
+
+    def objects_of_sets(self, pids: Iterable[int]) -> dict[bytes, int]:
+        """Looks at every record of these partitions."""
+        counts: dict[bytes, int] = dict.fromkeys(self.sets, 0)
+        for pid in pids:
+            for wire, updated in self.messages(self.ready(pid), 0):
+                name = self.open(wire, updated).set_name
+                counts[name] = counts.get(name, 0) + 1
+        return counts
 
     # ------------------------------------------------------------------ truncate and expiry
 

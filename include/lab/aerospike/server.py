@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Coroutine, Iterator
@@ -289,6 +288,8 @@ class Connection(asyncio.Protocol):
         pid = partition_of(command.digest)
         if not self._node.is_ready or pid in cluster.unavailable:
             raise Refused(UNAVAILABLE)
+        if len(cluster.nodes) == 1:
+            return
         master = cluster.master(pid)
         if master is None or not master.is_up:
             raise Refused(TIMEOUT)
@@ -379,8 +380,13 @@ class Connection(asyncio.Protocol):
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.current_task()
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await work
+        except asyncio.CancelledError:
+            return
+        except BaseException:
+            self.abort()  # a mistake of the server must not look like an answer that is late
+            raise
         if self._task is task and not self.transport.is_closing():
             self._is_busy = False
             self.transport.resume_reading()

@@ -222,6 +222,8 @@ def test_statistics_of_the_nodes_add_up(cluster: StandIn, connect: Connect) -> N
     assert sum(int(row["master_objects"]) for row in rows) == RECORDS
     assert sum(int(row["prole_objects"]) for row in rows) == RECORDS
     assert {row["effective_replication_factor"] for row in rows} == {"2"}
+    sets = [re.findall(r":objects=(\d+):", connect(port).info("sets/dmp/s")) for port in cluster.ports]
+    assert sum(int(objects) for (objects,) in sets) == 2 * RECORDS
 
 
 # ---------------------------------------------------------------- the official client
