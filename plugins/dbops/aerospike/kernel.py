@@ -39,7 +39,9 @@ SOURCE_NEEDED: Final = 3  # after NEED_MORE: bytes from `pos` on that are needed
 RECORDS: Final = 4  # records so far
 ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take (decode: at least)
 LEGACY: Final = 6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
-STATE_SIZE: Final = 8
+ROWS: Final = 7  # decode: rows in the batch so far; the caller sets it to 0 for a new batch
+EXPIRED: Final = 8  # decode: records left out because their time is over
+STATE_SIZE: Final = 16
 
 PARTITIONS: Final = 4096
 MAX_FRAME: Final = 128 << 20  # PROTO_SIZE_MAX of the server
@@ -141,7 +143,7 @@ def _entry(function: _F) -> _F:
 
 
 # -------------------------------------------------------------------------------------------------- memory
-# Loads are big-endian (the wire), stores little-endian (so that a constant reads like the text it writes).
+# Loads are big-endian (the wire), stores little-endian (a constant holds the text it writes) but for _wire*.
 
 _copy: Any
 _copy16: Any
@@ -154,6 +156,9 @@ _store8: Any
 _store16: Any
 _store32: Any
 _store64: Any
+_wire16: Any
+_wire32: Any
+_wire64: Any
 _mulhi: Any  # the upper 64 bits of the product of two numbers
 
 if _INTERPRETED:
@@ -170,9 +175,9 @@ if _INTERPRETED:
 
         return load
 
-    def _python_store(size: int) -> Callable[[Bytes, int, int], None]:
+    def _python_store(size: int, order: str) -> Callable[[Bytes, int, int], None]:
         def store(array: Bytes, at: int, value: int) -> None:
-            _cut(array, at, size)[:] = np.frombuffer(int(value).to_bytes(size, "little"), np.uint8)
+            _cut(array, at, size)[:] = np.frombuffer(int(value).to_bytes(size, cast(Any, order)), np.uint8)
 
         return store
 
@@ -187,7 +192,8 @@ if _INTERPRETED:
 
     _load8, _load16, _load32, _load64 = (_python_load(size, "big") for size in (1, 2, 4, 8))
     _load64_le = _python_load(8, "little")
-    _store8, _store16, _store32, _store64 = (_python_store(size) for size in (1, 2, 4, 8))
+    _store8, _store16, _store32, _store64 = (_python_store(size, "little") for size in (1, 2, 4, 8))
+    _wire16, _wire32, _wire64 = (_python_store(size, "big") for size in (2, 4, 8))
 
 else:
     from llvmlite import ir
@@ -210,11 +216,12 @@ else:
 
         return intrinsic(load)
 
-    def _storer(bits: int) -> Any:
+    def _storer(bits: int, swap: bool) -> Any:
         def store(_context: Any, array: Any, _at: Any, _value: Any) -> Any:
             def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                 pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
                 value = args[2] if bits == 64 else builder.trunc(args[2], ir.IntType(bits))
+                value = builder.bswap(value) if swap else value
                 builder.store(value, _word(builder, pointer, bits), align=1)
                 return context.get_dummy_value()
 
@@ -255,7 +262,8 @@ else:
 
     _load8, _load16, _load32, _load64 = (_loader(bits, True) for bits in (8, 16, 32, 64))
     _load64_le = _loader(64, False)
-    _store8, _store16, _store32, _store64 = (_storer(bits) for bits in (8, 16, 32, 64))
+    _store8, _store16, _store32, _store64 = (_storer(bits, False) for bits in (8, 16, 32, 64))
+    _wire16, _wire32, _wire64 = (_storer(bits, True) for bits in (16, 32, 64))
 
 
 def _text(letters: bytes) -> int:
@@ -1480,3 +1488,202 @@ def scan(
         state[SOURCE_NEEDED] = 1
     state[RECORDS] = records
     return pos, status
+
+
+@_inner
+def _put_name(out: Bytes, w: int, text: Bytes, p: int, size: int, legacy: bool) -> int:
+    """A name without the backslashes."""
+    stop = p + size
+    while p < stop:
+        c = _load8(text, p)
+        if c == 92 and not legacy:
+            p += 1
+            c = _load8(text, p)
+        _store8(out, w, c)
+        p += 1
+        w += 1
+    return w
+
+
+@_inner
+def _put_value(out: Bytes, w: int, text: Bytes, p: int, size: int, encoded: bool) -> int:
+    if encoded:
+        return _from_base64(text, p, size, out, w)
+    return _put_bytes(out, w, text, p, size)
+
+
+@_inner
+def _put_row(
+    text: Bytes,
+    pos: int,
+    end: int,
+    out: Bytes,
+    w: int,
+    namespace: Bytes,
+    info2: int,
+    info3: int,
+    now: int,
+    part: Ints,
+    state: Ints,
+) -> tuple[int, int]:
+    """The record at pos as a row at w; return (position behind it or a negative code, w behind the row).
+
+    When there is no room, w is _FULL; when its time is over, _OVER.
+    """
+    legacy = state[LEGACY] != 0
+    p = _read_head(text, pos, end, part, state)
+    if p < 0:
+        return p, w
+    start = w
+    void_time = part[_VOID_TIME]
+    over = void_time != 0 and void_time <= now
+    key_size = 8 if part[_KEY_KIND] < 3 else part[_KEY_SIZE]
+    taken = 64 + namespace.shape[0] + part[_NAMESPACE_SIZE] + part[_SET_SIZE] + key_size + 2 * SLACK
+    full = taken > out.shape[0] - w
+    bins = part[_BINS]
+    if not over and not full:
+        _wire32(out, w, state[ROWS])
+        _from_base64(text, part[_DIGEST_AT], 28, out, w + 4)
+        _store8(out, w + 24, _ROW_FLAGS)
+        _store8(out, w + 25, 0)
+        _store8(out, w + 26, info2)
+        _store8(out, w + 27, info3)
+        _wire16(out, w + 28, part[_GENERATION_IS])
+        _wire32(out, w + 30, void_time - now if void_time != 0 else 0xFFFFFFFF)
+        fields = 1 + (1 if part[_SET_SIZE] != 0 else 0) + (1 if part[_KEY_KIND] != 0 else 0)
+        _wire16(out, w + 34, fields)
+        _wire16(out, w + 36, bins)
+        w += 38
+        at = w
+        if namespace.shape[0] != 0:
+            _copy(out, w + 5, namespace, 0, namespace.shape[0])
+            w += 5 + namespace.shape[0]
+        else:
+            w = _put_name(out, w + 5, text, part[_NAMESPACE_AT], part[_NAMESPACE_SIZE], legacy)
+        _wire32(out, at, w - at - 4)
+        _store8(out, at + 4, 0)
+        if part[_SET_SIZE] != 0:
+            at = w
+            w = _put_name(out, w + 5, text, part[_SET_AT], part[_SET_SIZE], legacy)
+            _wire32(out, at, w - at - 4)
+            _store8(out, at + 4, 1)
+        kind = part[_KEY_KIND]
+        if kind != 0:
+            at = w
+            if kind == 1:
+                _, bits = _parse_int(text, part[_KEY_AT], end, state)
+                _wire64(out, w + 6, bits)
+                w += 14
+            elif kind == 2:
+                _, bits = _read_double(text, part[_KEY_AT], end, state)
+                _wire64(out, w + 6, bits)
+                w += 14
+            else:
+                w = _put_value(out, w + 6, text, part[_KEY_AT], part[_KEY_SIZE], part[_KEY_BASE64] != 0)
+            _wire32(out, at, w - at - 4)
+            _store8(out, at + 4, 2)
+            _store8(out, at + 5, kind)
+
+    for _ in range(bins):
+        line = p
+        p, bits = _read_bin(text, p, end, part, state)
+        if p < 0:
+            return p, start
+        kind = part[_KIND]
+        size = part[_NAME_SIZE] + 24 + SLACK
+        if kind != 0 and kind != 1 and kind != 2 and kind != 17:
+            size += part[_VALUE_SIZE]
+        taken += size
+        full = full or size > out.shape[0] - w
+        if over or full:
+            continue
+        at = w
+        w = _put_name(out, w + 8, text, part[_NAME_AT], part[_NAME_SIZE], legacy)
+        name = w - at - 8
+        if name > 255:
+            return _fail(state, _LONG_NAME, line), start
+        if kind == 1 or kind == 2:
+            _wire64(out, w, bits)
+            w += 8
+        elif kind == 17:
+            _store8(out, w, bits)
+            w += 1
+        elif kind != 0:
+            if kind == 23:  # flags and number of cells; the server computes the cells
+                _store8(out, w, 0)
+                _wire16(out, w + 1, 0)
+                w += 3
+            w = _put_value(out, w, text, part[_VALUE_AT], part[_VALUE_SIZE], part[_VALUE_BASE64] != 0)
+        _wire32(out, at, w - at - 4)
+        _store8(out, at + 4, 2)
+        _store8(out, at + 5, kind)
+        _store8(out, at + 6, 0)
+        _store8(out, at + 7, name)
+    if over:
+        return p, _OVER
+    if full:
+        state[ROOM_NEEDED] = taken
+        return p, _FULL
+    return p, w
+
+
+_FULL: Final = -1
+_OVER: Final = -2
+_ROW_FLAGS: Final = 0x0E  # the row has info bits, a generation and a ttl
+
+
+@_entry
+def decode(
+    text: Bytes,
+    pos: int,
+    end: int,
+    final: bool,
+    out: Bytes,
+    w: int,
+    state: Ints,
+    namespace: Bytes,
+    info2: int,
+    info3: int,
+    now: int,
+    rows: Ints,
+) -> tuple[int, int, int]:
+    """Turn the `.asb` records text[pos:end] into rows of a batch write in out[w:], as strictly as `scan`.
+
+    A row is: number, digest, flags, info bits, generation, ttl, fields (namespace, set, user key) and one write
+    operation a bin. Whole records only. OUT_FULL also comes when `rows` is full: send the batch, then go on with
+    state[ROWS] = 0.
+
+    :param final: see `scan`.
+    :param namespace: uint8, the namespace to write to; empty = the one that each record names.
+    :param info2: write flags of each row: write 0x01, generation equal 0x04, generation greater 0x08, ...
+    :param info3: create and replace flags of each row.
+    :param now: seconds since 2010-01-01 UTC: the ttl is the void time minus this, never for a void time of 0;
+        a record whose time is over is left out and counted in state[EXPIRED].
+    :param rows: int64[n, 2], filled with position in `out` and void time of each row.
+    :return: (pos, w, status).
+    """
+    part = np.zeros(12, np.int64)
+    status = DONE if final else NEED_MORE
+    while pos < end:
+        row = state[ROWS]
+        if row >= rows.shape[0]:
+            state[ROOM_NEEDED] = 0
+            return pos, w, OUT_FULL
+        p, v = _put_row(text, pos, end, out, w, namespace, info2, info3, now, part, state)
+        if p < 0:
+            status = _settle(state, p, pos, end, final)
+            break
+        if v == _FULL:
+            return pos, w, OUT_FULL
+        pos = p
+        state[RECORDS] += 1
+        if v == _OVER:
+            state[EXPIRED] += 1
+            continue
+        rows[row, 0] = w
+        rows[row, 1] = part[_VOID_TIME]
+        state[ROWS] = row + 1
+        w = v
+    if pos == end:
+        state[SOURCE_NEEDED] = 1
+    return pos, w, status
