@@ -154,7 +154,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _clusters(platform: Platform) -> Table:
     table = _table(
-        "\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool (slots)", "records/s"
+        "\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool (slots)", "rec/s"
     )
     for cluster in platform.aerospike.clusters:
         table.add_row(
