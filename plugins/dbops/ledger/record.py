@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import Engine, or_, update
+from sqlalchemy import Engine, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dbops.ledger.models import Action, CheckResult, RestorePoint
@@ -135,6 +135,14 @@ def record_action(
     with transaction(engine) as session:
         statement = insert(Action).values(name=name, target=target, run=run, started_at=started_at, **values)
         session.execute(statement.on_conflict_do_update(constraint="action_once", set_=values))
+
+
+def failures_of(engine: Engine, run: str, most: int = 5) -> list[tuple[str, str]]:
+    """Target and message of what failed in a run, newest first."""
+    failed = select(Action.target, Action.message).where(Action.run == run, Action.outcome == "failed")
+    newest = failed.order_by(Action.finished_at.desc().nulls_last(), Action.id.desc()).limit(most)
+    with transaction(engine) as session:
+        return [(target, message) for target, message in session.execute(newest)]
 
 
 def redacted(value: Any) -> Any:

@@ -76,7 +76,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 
 def migrate(engine: Engine) -> str:
-    """Bring the tables to what this code needs and return the revision; safe to repeat, even at the same time.
+    """Bring the tables to what this code needs and return the revision; safe to repeat, also at once.
 
     :raises LedgerNotReady: the database is of a newer version of this package.
     """

@@ -1,0 +1,168 @@
+"""What is written down, and that writing it twice is the same as once."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+from dbops.backups.manifest import PARTITIONS, Kind, Manifest, ObjectEntry, backup_id
+from dbops.ledger import record_action, record_check, record_restore_point, record_verification, transaction
+from dbops.ledger.models import Action, CheckResult, RestorePoint
+from dbops.ledger.record import failures_of
+from sqlalchemy import Engine, select, text
+
+START = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+LOCATION = "s3://bedrock-backups/aerospike/eu/bidder/20261123T020000Z-full/"
+SHA = "ab" * 32
+
+
+def manifest(namespace: str = "bidder", snapshot_at: datetime = START, **changes: object) -> Manifest:
+    kind = Kind.FULL if "parent" not in changes else Kind.INCREMENTAL
+    entry = {"first": 0, "last": PARTITIONS - 1, "sha256": SHA}
+    objects = [
+        ObjectEntry(name="slice_0000_4095.asb", role="records", size=700, records=8192, text_bytes=9, **entry)
+    ]
+    values = {
+        "id": backup_id(snapshot_at, kind),
+        "kind": kind,
+        "cluster": "eu",
+        "namespace": namespace,
+        "snapshot_at": snapshot_at,
+        "started_at": snapshot_at,
+        "finished_at": snapshot_at + timedelta(minutes=3),
+        "modified_after": None,
+        "base": None,
+        "parent": None,
+        "cluster_name": "eu",
+        "cluster_key_before": "k",
+        "cluster_key_after": "k",
+        "server_build": "8.1",
+        "engine_version": "1",
+        "objects": objects,
+        "records": 8192,
+        "deleted": 0,
+        "stored_bytes": 700,
+        "text_bytes": 9,
+        "partition_counts": [2] * PARTITIONS,
+        "partition_fingerprints": base64.b64encode(bytes(8 * PARTITIONS)).decode(),
+        "inventory_counts": None,
+        "deleted_counts": None,
+        "indexes": [],
+        "udfs": [],
+        "platform_sha256": SHA,
+    }
+    return Manifest.model_validate(values | changes)
+
+
+def test_a_restore_point_is_remembered_once(ledger: Engine) -> None:
+    assert record_restore_point(ledger, manifest(), LOCATION, SHA)
+    assert not record_restore_point(ledger, manifest(), LOCATION, SHA)
+    with transaction(ledger) as session:
+        (point,) = session.scalars(select(RestorePoint))
+        assert (point.cluster, point.namespace, point.id) == ("eu", "bidder", "20261123T020000Z-full")
+        assert (point.kind, point.records, point.deleted, point.stored_bytes) == ("full", 8192, 0, 700)
+        assert (point.snapshot_at, point.committed_at) == (START, START + timedelta(minutes=3))
+        assert (point.location, point.manifest_sha256) == (LOCATION, SHA)
+        assert (point.verified_at, point.verified_ok, point.problems) == (None, None, [])
+
+
+def test_namespaces_may_have_restore_points_of_the_same_id(ledger: Engine) -> None:
+    assert record_restore_point(ledger, manifest(), LOCATION, SHA)
+    assert record_restore_point(ledger, manifest("dmp"), LOCATION, SHA)
+
+
+def test_the_newest_verification_stays(ledger: Engine) -> None:
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    point = ("eu", "bidder", manifest().id)
+    assert record_verification(
+        ledger, *point, at=START + timedelta(hours=2), ok=False, problems=["truncated"]
+    )
+    assert record_verification(ledger, *point, at=START + timedelta(hours=1), ok=True)
+    with transaction(ledger) as session:
+        row = session.get_one(RestorePoint, point)
+        assert (row.verified_ok, row.problems) == (False, ["truncated"])
+    assert record_verification(ledger, *point, at=START + timedelta(hours=3), ok=True)
+    with transaction(ledger) as session:
+        row = session.get_one(RestorePoint, point)
+        assert (row.verified_ok, row.problems) == (True, [])
+
+
+def test_verifying_an_unknown_restore_point_says_so(ledger: Engine) -> None:
+    assert not record_verification(ledger, "eu", "bidder", "20260101T000000Z-full", at=START, ok=True)
+
+
+def test_a_retried_check_replaces_its_row(ledger: Engine) -> None:
+    first = {"name": "rpo", "target": "eu/bidder", "run": "r1", "value": 7.0, "limit": 6.0, "unit": "h"}
+    record_check(ledger, **first, at=START, ok=False, message="too old")
+    record_check(ledger, **first | {"value": 5.0}, at=START, ok=True, message="fresh", details={"id": "x"})
+    record_check(ledger, **first | {"run": "r2"}, at=START, ok=False, message="too old")
+    with transaction(ledger) as session:
+        rows = session.scalars(select(CheckResult).order_by(CheckResult.run)).all()
+        seen = [(row.run, row.ok, row.value, row.limit, row.unit, row.message, row.details) for row in rows]
+    assert seen == [
+        ("r1", True, 5.0, 6.0, "h", "fresh", {"id": "x"}),
+        ("r2", False, 7.0, 6.0, "h", "too old", {}),
+    ]
+
+
+def test_an_action_keeps_its_start_and_takes_its_outcome(ledger: Engine) -> None:
+    done = START + timedelta(minutes=5)
+    record_action(ledger, name="backup", target="eu/bidder", run="r", started_at=START, outcome="running")
+    for _ in range(2):
+        record_action(
+            ledger,
+            name="backup",
+            target="eu/bidder",
+            run="r",
+            started_at=START + timedelta(minutes=1),
+            finished_at=done,
+            outcome="done",
+            details={"records": 5},
+        )
+    with transaction(ledger) as session:
+        (row,) = session.scalars(select(Action))
+        assert (row.started_at, row.finished_at, row.outcome) == (START, done, "done")
+        assert row.details == {"records": 5}
+
+
+def test_failures_of_a_run_are_told_newest_first(ledger: Engine) -> None:
+    for minute, (target, run, outcome) in enumerate([
+        ("a", "r", "failed"),
+        ("b", "r", "failed"),
+        ("c", "r", "done"),
+        ("a", "other", "failed"),
+    ]):
+        record_action(
+            ledger,
+            name="task",
+            target=target,
+            run=run,
+            started_at=START,
+            finished_at=START + timedelta(minutes=minute),
+            outcome=outcome,  # type: ignore[arg-type]
+            message=f"{target} broke",
+        )
+    assert failures_of(ledger, "r") == [("b", "b broke"), ("a", "a broke")]
+
+
+def test_no_text_that_is_written_down_holds_a_secret(ledger: Engine) -> None:
+    secret = "postgresql://ops:hunter2@db/exchange password=hunter2"
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    record_verification(ledger, "eu", "bidder", manifest().id, at=START, ok=False, problems=[secret])
+    details = {"deep": [{"error": secret}]}
+    record_check(ledger, name="n", target="t", run="r", at=START, ok=False, message=secret, details=details)
+    record_action(
+        ledger,
+        name="n",
+        target="t",
+        run="r",
+        started_at=START,
+        outcome="failed",
+        message=secret,
+        details=details,
+    )
+    with ledger.connect() as connection:
+        for table in ("restore_point", "check_result", "action"):
+            (row,) = connection.scalars(text(f"select {table}::text from {table}")).all()
+            assert "exchange" in row
+            assert "hunter2" not in row
