@@ -14,8 +14,15 @@ one backup for all of them. A point is never labelled with a time that it does n
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, DeadlineAlert, DeadlineReference, Param, SyncCallback, TriggerRule
-
+from airflow.sdk import (
+    DAG,
+    CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    SyncCallback,
+    TriggerRule,
+)
 from dbops.adapter import DEFAULT_ARGS
 from dbops.aerospike.operators import AerospikeBackupSlice, CheckCluster, CommitBackup, PlanSlices
 from dbops.alerts.airflow import alert_on_failure, deadline_missed, resolve_on_success
@@ -68,7 +75,10 @@ for cluster in load_platform().aerospike.clusters:
                     description="More slices are smaller tasks, spread over more workers.",
                 ),
                 "dry_run": Param(
-                    False, type="boolean", title="Dry run", description="Plan, show the plan in the log, read nothing."
+                    False,
+                    type="boolean",
+                    title="Dry run",
+                    description="Plan, show the plan in the log, read nothing.",
                 ),
             },
         ):

@@ -107,7 +107,9 @@ def plan_backup(
         try:
             points = catalog.restore_points(store, cluster.name, namespace.name)
             parent = _parent(points, namespace, cluster.name) if kind is Kind.INCREMENTAL else None
-            snapshot, state = _snapshot(reader, namespace.name, max((p.snapshot_at for p in points), default=None))
+            snapshot, state = _snapshot(
+                reader, namespace.name, max((p.snapshot_at for p in points), default=None)
+            )
             overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
             kind = Kind.INCREMENTAL if parent else Kind.FULL
             return BackupPlan(
@@ -141,7 +143,9 @@ def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str) 
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
     elif namespace.track_deletes and parent.manifest.inventory_counts is None:
-        log.warning("%s kept no digests: this backup is full, so that deletes are known from now on", parent.id)
+        log.warning(
+            "%s kept no digests: this backup is full, so that deletes are known from now on", parent.id
+        )
         return None
     return parent
 
@@ -154,7 +158,11 @@ def _snapshot(reader: Cluster, namespace: str, newest: datetime | None) -> tuple
     for _ in range(10):
         state = reader.namespace_state(namespace)
         now = datetime.now(UTC)
-        snapshot = datetime.fromtimestamp(min(state.node_times), UTC) if state.node_times else now.replace(microsecond=0)
+        snapshot = (
+            datetime.fromtimestamp(min(state.node_times), UTC)
+            if state.node_times
+            else now.replace(microsecond=0)
+        )
         if newest is None or snapshot > newest:
             break
         time.sleep(0.3)
@@ -258,7 +266,9 @@ class _SliceReader:
             )
             self.lease_renewed = time.monotonic()
 
-    def _drain(self, output: Output, tally: Tally, parse: Callable[..., tuple[int, int, int]], no_bins: bool) -> Drain:
+    def _drain(
+        self, output: Output, tally: Tally, parse: Callable[..., tuple[int, int, int]], no_bins: bool
+    ) -> Drain:
         expression = b""
         if self.plan.modified_after and not no_bins:
             expression = modified_since(int(self.plan.modified_after.timestamp()) * 1_000_000_000)
@@ -309,7 +319,9 @@ class _SliceReader:
             output.flush()
             text.close()
             stored_object = writer.close()
-        return self._result([self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed)
+        return self._result(
+            [self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed
+        )
 
     # --------------------------------------------------------------------- with deletes
 
@@ -322,7 +334,9 @@ class _SliceReader:
         """
         incremental = self.plan.kind is Kind.INCREMENTAL
         if incremental and (parent is None or parent.inventory_counts is None):
-            raise DeletesUnknown(f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests")
+            raise DeletesUnknown(
+                f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests"
+            )
         inventory = [0] * (self.last - self.first + 1)
         deleted = [0] * len(inventory)
         objects: list[ObjectEntry] = []
@@ -350,7 +364,8 @@ class _SliceReader:
                     if not incremental:
                         inventory[at] = int(self.tally.counts[partition])
                         continue
-                    assert parent is not None and deleted_writer is not None
+                    assert parent is not None
+                    assert deleted_writer is not None
                     older = union(self._parents_digests(parent, partition), _spooled(changed))
                     vanished = Vanished(older, deleted_writer.write)
 
@@ -374,7 +389,9 @@ class _SliceReader:
             objects.append(self._entry("digests", digest_writer.close(), sum(inventory), 0))
             if deleted_writer:
                 objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
-        return self._result(objects, drain.resumed + present.resumed, inventory, deleted if incremental else None)
+        return self._result(
+            objects, drain.resumed + present.resumed, inventory, deleted if incremental else None
+        )
 
     def _parents_digests(self, parent: Manifest, partition: int) -> Iterator[Bytes]:
         assert parent.inventory_counts is not None

@@ -59,7 +59,12 @@ class Access:
             )
         tls = None
         if _truth(extra.get("tls")):
-            tls = Tls(extra.get("tls_name"), extra.get("tls_ca_file"), extra.get("tls_cert_file"), extra.get("tls_key_file"))
+            tls = Tls(
+                extra.get("tls_name"),
+                extra.get("tls_ca_file"),
+                extra.get("tls_cert_file"),
+                extra.get("tls_key_file"),
+            )
         return cls(
             cluster,
             tuple(found),
@@ -292,7 +297,9 @@ class Cluster:
     def clock_skew(self) -> timedelta:
         """The largest difference between the nodes' clocks that any node sees."""
         answers = self.ask_all("statistics").values()
-        values = [re.search(r"(?:^|;)cluster_clock_skew_ms=(\d+)", answer["statistics"]) for answer in answers]
+        values = [
+            re.search(r"(?:^|;)cluster_clock_skew_ms=(\d+)", answer["statistics"]) for answer in answers
+        ]
         return timedelta(milliseconds=max((int(found[1]) for found in values if found), default=0))
 
     def namespace_state(self, namespace: str) -> NamespaceState:
@@ -300,7 +307,9 @@ class Cluster:
         totals = {"master_objects": 0, "data_used_bytes": 0, "migrate_partitions_remaining": 0}
         factor, times = 1, []
         for answer in self.ask_all(f"namespace/{namespace}").values():
-            values = dict(pair.split("=", 1) for pair in answer[f"namespace/{namespace}"].split(";") if "=" in pair)
+            values = dict(
+                pair.split("=", 1) for pair in answer[f"namespace/{namespace}"].split(";") if "=" in pair
+            )
             if values.get("type") == "unknown":
                 self._require_namespace(namespace)
             for key in totals:

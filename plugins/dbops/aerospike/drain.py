@@ -20,12 +20,21 @@ from numpy.typing import NDArray
 
 from dbops.aerospike import kernel
 from dbops.aerospike.cluster import READ_SECONDS, Cluster, ClusterNotReady, ClusterUnreachable
-from dbops.aerospike.wire import PARTITIONS, Connection, ConnectionLost, ServerBusy, partition_query, result_error
+from dbops.aerospike.wire import (
+    PARTITIONS,
+    Connection,
+    ConnectionLost,
+    ServerBusy,
+    partition_query,
+    result_error,
+)
 from dbops.errors import RetryableError
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 120.0  # a node that died is out of the cluster after a few seconds; its partitions are owned soon after
+PATIENCE_SECONDS = (
+    120.0  # a node that died is out of the cluster after a few seconds; its partitions are owned soon after
+)
 STREAMS = 4  # nodes read at once; bounds the memory of a slice in a big cluster
 _BUFFER = 2 << 20
 _LARGEST_MESSAGE = 32 << 20
@@ -102,7 +111,9 @@ class _Answer:
         left = self.have - pos
         need = int(self.state[3])
         if need > _LARGEST_MESSAGE:
-            raise ConnectionLost(f"{self.connection.where} sent a message of {need} bytes: not an Aerospike answer")
+            raise ConnectionLost(
+                f"{self.connection.where} sent a message of {need} bytes: not an Aerospike answer"
+            )
         if need > self.buffer.size:
             grown = np.empty(max(need, self.buffer.size * 2), np.uint8)
             grown[:left] = self.buffer[pos : self.have]
@@ -134,7 +145,13 @@ class Drain:
         on_block: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        self.cluster, self.namespace, self.parse, self.tally, self.output = cluster, namespace, parse, tally, output
+        self.cluster, self.namespace, self.parse, self.tally, self.output = (
+            cluster,
+            namespace,
+            parse,
+            tally,
+            output,
+        )
         self.filter_expression, self.no_bins = filter_expression, no_bins
         self.records_per_second, self.on_block, self.patience = records_per_second, on_block, patience
         self.resumed = 0
@@ -178,7 +195,10 @@ class Drain:
                 )
             self.resumed += 1
             log.warning(
-                "%d partitions of %s are asked again: %s", len(pending), self.namespace, problems[-1] if problems else ""
+                "%d partitions of %s are asked again: %s",
+                len(pending),
+                self.namespace,
+                problems[-1] if problems else "",
             )
             time.sleep(pause)
             pause = min(2.0, pause * 2)
@@ -240,7 +260,9 @@ class Drain:
                     [self.tally.last[partition].tobytes() for partition in resume],
                     filter_expression=self.filter_expression,
                     no_bins=self.no_bins,
-                    records_per_second=max(1, self.records_per_second // nodes) if self.records_per_second else 0,
+                    records_per_second=max(1, self.records_per_second // nodes)
+                    if self.records_per_second
+                    else 0,
                 )
             )
         except ConnectionLost:
@@ -259,7 +281,9 @@ class Drain:
                     done.update(p for p in answer.partitions if not self.tally.unavailable[p])
                     missing = [p for p in answer.partitions if self.tally.unavailable[p]]
                     if missing:
-                        problems.append(f"{answer.connection.where}: {len(missing)} partitions are not there now")
+                        problems.append(
+                            f"{answer.connection.where}: {len(missing)} partitions are not there now"
+                        )
                     return True
                 # TLS may hold decrypted bytes that the selector cannot see.
                 if not (pending := getattr(answer.connection.sock, "pending", None)) or not pending():

@@ -59,6 +59,9 @@ class AerospikeHook(BaseHook):
         try:
             with Cluster(self.access()) as cluster:
                 cluster.refresh()
-                return True, f"{len(cluster.nodes)} node(s), build {cluster.build()}, cluster key {cluster.key()}"
+                return (
+                    True,
+                    f"{len(cluster.nodes)} node(s), build {cluster.build()}, cluster key {cluster.key()}",
+                )
         except Exception as problem:  # whatever it is, the form shows it
             return False, str(problem)

@@ -3,9 +3,11 @@
 Compiled by Numba on first use, kept on disk, run without the GIL; no Python object is made per record. With
 NUMBA_DISABLE_JIT=1 the same functions run as plain Python, slow but equal.
 
-Bytes are touched through the few primitives below. Compiled they check nothing, so every length that comes from
-the wire or from a file is measured first; as plain Python they raise IndexError for any byte outside the array,
-which is how the tests prove the measuring.
+Bytes are touched through the few primitives below. Compiled they check nothing, so every length that comes
+from the wire or from a file is measured first; as plain Python they raise IndexError for any byte outside the
+array, which is how the tests prove the measuring.
+
+All is in one file because Numba's cache notices only a change of the file that holds the cached function.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ OFFSET: Final = 2
 SOURCE_NEEDED: Final = 3  # after NEED_MORE: bytes from `pos` on that are needed at least to go on
 RECORDS: Final = 4  # records so far
 ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take (decode: at least)
-LEGACY: Final = 6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
+LEGACY: Final = (
+    6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
+)
 ROWS: Final = 7  # decode: rows in the batch so far; the caller sets it to 0 for a new batch
 EXPIRED: Final = 8  # decode: records left out because their time is over
 STATE_SIZE: Final = 16
@@ -127,6 +131,7 @@ def reason(code: int) -> str:
     return _REASONS[code]
 
 
+_signed: Any = np.int64
 _F = TypeVar("_F", bound=Callable[..., Any])
 _INTERPRETED: Final = bool(vars(numba.config)["DISABLE_JIT"])
 
@@ -312,9 +317,8 @@ _LF: Final = 10
 _SP: Final = 32
 
 
-
 def _powers_of_ten(lowest: int, highest: int) -> tuple[Longs, Longs, Ints]:
-    """10**n for each n, cut to 128 bits: high and low word, and the power of two that they are multiplied with."""
+    """10**n for each n, cut to 128 bits: high word, low word, and the power of two to multiply these with."""
     high, low, exponents = [], [], []
     for n in range(lowest, highest + 1):
         if n >= 0:
@@ -405,7 +409,6 @@ else:
             w += 1
         return w
 
-
     _c_strtod: Any = types.ExternalFunction("strtod", types.float64(types.uintp, types.uintp))
 
     @_inner
@@ -415,19 +418,21 @@ else:
         copy[: stop - at] = text[at:stop]
         one = np.empty(1, np.float64)
         one[0] = _c_strtod(copy.ctypes.data, 0)
-        return one.view(np.uint64)[0] & ~_TOP
+        bits: np.uint64 = one.view(np.uint64)[0] & ~_TOP
+        return bits
 
 
 @_inner
 def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
     """A double, given as its bits, as printf("%.17g") prints it; at most 24 bytes.
 
-    Every NaN is `nan`, as not all readers take the `-nan` of printf. The 17 digits come from one multiplication
-    of the 53-bit mantissa with a power of ten cut to 128 bits. The cut makes the product too small by less than
-    2**64, of 2**130 and more that are behind the decimal point, so the rounding is certain unless the product lies
-    that close below a half, or on it; those doubles (and subnormal ones) go to the C library.
+    Every NaN is `nan`, as not all readers take the `-nan` of printf. The 17 digits come from one
+    multiplication of the 53-bit mantissa with a power of ten cut to 128 bits. The cut makes the product too
+    small by less than 2**64, of 2**130 and more that are behind the decimal point, so the rounding is certain
+    unless the product lies that close below a half, or on it; those doubles (and subnormal ones) go to the C
+    library.
     """
-    exponent = np.int64((bits >> _52) & _EXPONENT)
+    exponent = _signed((bits >> _52) & _EXPONENT)
     mantissa = bits & _FRACTION
     start = w
     if bits >> _63 != _0:
@@ -451,7 +456,9 @@ def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
             return _put_uint(out, w, mantissa >> below)
 
     mantissa <<= np.uint64(11)  # the double is mantissa * 2 ** (exponent - 1086)
-    ten = ((exponent - 1023) * 315653) >> 20  # floor(log10(2 ** (exponent - 1023))): of the double, or one less
+    ten = (
+        (exponent - 1023) * 315653
+    ) >> 20  # floor(log10(2 ** (exponent - 1023))): of the double, or one less
     while True:
         power = 16 - ten - _LOWEST_POWER
         product = mantissa * _POWER_HIGH[power]
@@ -582,20 +589,24 @@ def _put_digest(out: Bytes, w: int, src: Bytes, p: int) -> int:
 
 # --------------------------------------------------------------------------------------- wire -> .asb text
 
-_LETTERS: Final = np.zeros(256, np.int64)  # particle type -> letter of the bin line
-for _kind, _letter in {
-    4: b"B",
-    7: b"J",
-    8: b"C",
-    9: b"P",
-    10: b"R",
-    11: b"H",
-    12: b"E",
-    18: b"Y",
-    19: b"M",
-    20: b"L",
-}.items():
-    _LETTERS[_kind] = ord(_letter)
+_BLOBS: Final = {
+    b"B": 4,
+    b"J": 7,
+    b"C": 8,
+    b"P": 9,
+    b"R": 10,
+    b"H": 11,
+    b"E": 12,
+    b"Y": 18,
+    b"M": 19,
+    b"L": 20,
+}
+_PLAIN: Final = {b"N": 0, b"I": 1, b"D": 2, b"S": 3, b"Z": 17, b"G": 23}
+_BLOB: Final = np.zeros(256, np.bool_)  # whether the particle type is bytes: base64 or, with "!", as they are
+_BLOB[list(_BLOBS.values())] = True
+_TAGS: Final = np.zeros(256, np.int64)  # particle type -> first four bytes of the bin line
+for _letter, _kind in (_BLOBS | _PLAIN).items():
+    _TAGS[_kind] = _text(b"- " + _letter + (b"!" if _letter in _BLOBS else b" "))
 
 
 @_inner
@@ -636,50 +647,34 @@ def _put_bin(src: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
         return -_BIN_NAME
     value = p + 4 + name
     size -= 4 + name
-    letter = _LETTERS[kind]
-    if letter != 0:
-        _store32(out, w, 0x2100202D | (letter << 16))
-        _store8(out, w + 4, _SP)
-        w = _put_token(out, w + 5, src, p + 4, name)
+    if _TAGS[kind] == 0:
+        return -_PARTICLE
+    _store32(out, w, _TAGS[kind])
+    w += 4
+    if _BLOB[kind]:
         _store8(out, w, _SP)
+        w += 1
+    w = _put_token(out, w, src, p + 4, name)
+    _store8(out, w, _SP)
+    if _BLOB[kind] or kind == 3:
         w = _put_raw(out, w + 1, src, value, size)
     elif kind == 1 or kind == 2:
         if size != 8:
             return -_PARTICLE_SIZE
-        _store32(out, w, 0x2049202D if kind == 1 else 0x2044202D)
-        w = _put_token(out, w + 4, src, p + 4, name)
-        _store8(out, w, _SP)
         bits = _load64(src, value)
         w = _put_int(out, w + 1, bits) if kind == 1 else _put_double(out, w + 1, bits)
-    elif kind == 3:
-        _store32(out, w, 0x2053202D)
-        w = _put_token(out, w + 4, src, p + 4, name)
-        _store8(out, w, _SP)
-        w = _put_raw(out, w + 1, src, value, size)
     elif kind == 17:
         if size != 1 or _load8(src, value) > 1:
             return -_PARTICLE_SIZE
-        _store32(out, w, 0x205A202D)
-        w = _put_token(out, w + 4, src, p + 4, name)
-        _store16(out, w, 0x5420 if _load8(src, value) == 1 else 0x4620)
+        _store8(out, w + 1, 84 if _load8(src, value) == 1 else 70)
         w += 2
     elif kind == 23:
-        if size < 3:
-            return -_PARTICLE_SIZE
-        cells = 3 + 8 * _load16(src, value + 1)
+        cells = 3 + 8 * _load16(src, value + 1) if size >= 3 else 3
         if size < cells:
             return -_PARTICLE_SIZE
-        _store32(out, w, 0x2047202D)
-        w = _put_token(out, w + 4, src, p + 4, name)
-        _store8(out, w, _SP)
         w = _put_raw(out, w + 1, src, value + cells, size - cells)
-    elif kind == 0:
-        if size != 0:
-            return -_PARTICLE_SIZE
-        _store32(out, w, 0x204E202D)
-        w = _put_token(out, w + 4, src, p + 4, name)
-    else:
-        return -_PARTICLE
+    elif size != 0:
+        return -_PARTICLE_SIZE
     _store8(out, w, _LF)
     return w + 1
 
@@ -964,12 +959,12 @@ def digests(
 # ----- .asb text -> wire
 
 _SIXBIT: Final = np.full(256, 255, np.uint8)
-_SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = np.arange(64)
+_SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = (
+    np.arange(64)
+)
 _KINDS: Final = np.full(256, -1, np.int64)  # letter of a bin line -> particle type
-_KINDS[_LETTERS[_LETTERS > 0]] = np.flatnonzero(_LETTERS)
-for _kind, _letter in {0: b"N", 1: b"I", 2: b"D", 3: b"S", 17: b"Z", 23: b"G"}.items():
+for _letter, _kind in (_BLOBS | _PLAIN | {b"X": 3}).items():
     _KINDS[ord(_letter)] = _kind
-_KINDS[ord(b"X")] = 3
 
 # Where the parts of a record or of a bin lie in the text.
 _KEY_KIND: Final = 0  # particle type, 0 = the record has no user key
@@ -1060,7 +1055,7 @@ def _read_uint(text: Bytes, p: int, end: int, limit: int, delimiter: int, state:
         c = _load8(text, p)
         if c == delimiter:
             break
-        if c < 48 or c > 57:
+        if c < 48 or c > 57 or p - at >= 20:
             return _fail(state, _NUMBER, p), 0
         value = value * 10 + (c - 48)
         if value > limit:
@@ -1086,7 +1081,7 @@ def _parse_int(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint
         c = _load8(text, p)
         if c == 10:
             break
-        if c < 48 or c > 57:
+        if c < 48 or c > 57 or p - at >= 20:
             return _fail(state, _NUMBER, p), _0
         digit = np.uint64(c - 48)
         if value > (limit - digit) // _TEN:
@@ -1103,7 +1098,7 @@ def _letters(text: Bytes, p: int, end: int, word: int, size: int) -> bool:
     """Whether these lower-case letters stand at p, in whatever case, with the line feed behind them."""
     if p + size >= end or _load8(text, p + size) != 10:
         return False
-    for i in range(size):
+    for i in range(size):  # noqa: SIM110 - Numba has no all()
         if _load8(text, p + i) | 32 != (word >> (8 * i)) & 255:
             return False
     return True
@@ -1115,9 +1110,9 @@ def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.ui
     at = p
     stop = p
     while True:
+        if stop - at > 999:
+            return _fail(state, _DOUBLE, at), _0
         if stop >= end:
-            if stop - at > 999:
-                return _fail(state, _DOUBLE, at), _0
             return _more(state, stop + 1), _0
         if _load8(text, stop) == 10:
             break
@@ -1186,7 +1181,7 @@ def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.ui
 def _nearest_double(
     text: Bytes, at: int, stop: int, mantissa: np.uint64, exponent: int, inexact: bool
 ) -> np.uint64:
-    """The bits, without sign, of the double next to mantissa * 10**exponent, which text[at:stop] says in full.
+    """The bits, without sign, of the double next to mantissa * 10**exponent; text[at:stop] says it in full.
 
     As in `_put_double`, one multiplication is certain unless it ends that close below a half, or on it; the C
     library decides those, and whatever is out of the range of normal doubles.
@@ -1206,7 +1201,7 @@ def _nearest_double(
     middle = product + carry
     high = _mulhi(mantissa, _POWER_HIGH[power]) + (_1 if middle < carry else _0)
     # the number is (high, middle, low) * 2**(_POWER_EXPONENT - shift), high in [2**62, 2**64)
-    two = np.int64(_POWER_EXPONENT[power]) - shift + 128 + 63 + 1023
+    two = _signed(_POWER_EXPONENT[power]) - shift + 128 + 63 + 1023
     drop = np.uint64(11)
     if high >> _63 == _0:
         drop = np.uint64(10)
@@ -1223,12 +1218,13 @@ def _nearest_double(
     elif fraction == half - _1 and middle == _ALL:
         return _strtod(text, at, stop)
     # a carry out of the 53 bits goes into the exponent, where it belongs
-    return (np.uint64(two - 1) << _52) + bits
+    bits += np.uint64(two - 1) << _52
+    return bits
 
 
 @_inner
 def _read_base64(text: Bytes, p: int, size: int) -> bool:
-    """Whether text[p:p+size] is base64 as it is written: padded, and nothing in the bits that count for nothing."""
+    """Whether text[p:p+size] is base64 as it is written: padded, and the bits that count for nothing are 0."""
     if size & 3 != 0:
         return False
     pad = 0
@@ -1246,15 +1242,15 @@ def _read_base64(text: Bytes, p: int, size: int) -> bool:
 def _from_base64(text: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
     """Write what checked base64 stands for."""
     for i in range(p, p + size, 4):
-        word = (np.int64(_SIXBIT[_load8(text, i)]) << 18) | (np.int64(_SIXBIT[_load8(text, i + 1)]) << 12)
+        word = (_signed(_SIXBIT[_load8(text, i)]) << 18) | (_signed(_SIXBIT[_load8(text, i + 1)]) << 12)
         _store8(out, w, word >> 16)
         w += 1
         if _load8(text, i + 2) != 61:
-            word |= np.int64(_SIXBIT[_load8(text, i + 2)]) << 6
+            word |= _signed(_SIXBIT[_load8(text, i + 2)]) << 6
             _store8(out, w, (word >> 8) & 255)
             w += 1
             if _load8(text, i + 3) != 61:
-                _store8(out, w, (word | np.int64(_SIXBIT[_load8(text, i + 3)])) & 255)
+                _store8(out, w, (word | _signed(_SIXBIT[_load8(text, i + 3)])) & 255)
                 w += 1
     return w
 
@@ -1390,7 +1386,7 @@ def _read_bin(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> tuple[i
     at = p + 4
     encoded = letter == 88
     mark = _load8(text, p + 3)
-    if _LETTERS[kind] != 0:
+    if kind >= 0 and _BLOB[kind]:
         encoded = mark != 33
         if not encoded:
             mark = _load8(text, p + 4)
@@ -1649,9 +1645,9 @@ def decode(
 ) -> tuple[int, int, int]:
     """Turn the `.asb` records text[pos:end] into rows of a batch write in out[w:], as strictly as `scan`.
 
-    A row is: number, digest, flags, info bits, generation, ttl, fields (namespace, set, user key) and one write
-    operation a bin. Whole records only. OUT_FULL also comes when `rows` is full: send the batch, then go on with
-    state[ROWS] = 0.
+    A row is: number, digest, flags, info bits, generation, ttl, fields (namespace, set, user key) and one
+    write operation a bin. Whole records only. OUT_FULL also comes when `rows` is full: send the batch, then
+    go on with state[ROWS] = 0.
 
     :param final: see `scan`.
     :param namespace: uint8, the namespace to write to; empty = the one that each record names.

@@ -73,7 +73,9 @@ class CheckCluster(BaseOperator):
         open_platform_store(platform).check()
         with Cluster(_access(cluster)) as reader:
             for namespace in cluster.namespaces:
-                reader.wait_ready(namespace.name, READY_SECONDS, lambda reason: self.log.info("waiting: %s", reason))
+                reader.wait_ready(
+                    namespace.name, READY_SECONDS, lambda reason: self.log.info("waiting: %s", reason)
+                )
             found = {"nodes": len(reader.nodes), "build": reader.build(), "cluster_key": reader.key()}
         self.log.info("cluster %s is usable: %s", self.cluster, found)
         return found
@@ -133,7 +135,9 @@ class PlanSlices(BaseOperator):
                     plan.id,
                     f"{plan.expected_records:,}",
                     len(plan.slices),
-                    f"changes since {plan.modified_after:%FT%TZ} (after {plan.parent})" if plan.parent else "all records",
+                    f"changes since {plan.modified_after:%FT%TZ} (after {plan.parent})"
+                    if plan.parent
+                    else "all records",
                 )
         except BaseException:
             for plan in plans:
@@ -147,10 +151,14 @@ class PlanSlices(BaseOperator):
             if not plans:
                 raise AirflowSkipException(f"every namespace is covered already: {covered}")
             context["ti"].xcom_push("dry_run", documents)
-            raise AirflowSkipException(f"dry run: would take {', '.join(f'{p.namespace} {p.id}' for p in plans)}")
+            raise AirflowSkipException(
+                f"dry run: would take {', '.join(f'{p.namespace} {p.id}' for p in plans)}"
+            )
         context["ti"].xcom_push(PLANS, documents)
         return [
-            {"namespace": plan.namespace, "first": first, "last": last} for plan in plans for first, last in plan.slices
+            {"namespace": plan.namespace, "first": first, "last": last}
+            for plan in plans
+            for first, last in plan.slices
         ]
 
     def _covered(self, context: Context, store: Any, kind: Any) -> dict[str, str]:
@@ -180,7 +188,9 @@ class AerospikeBackupSlice(BaseOperator):
 
     template_fields: Sequence[str] = ("slice",)
 
-    def __init__(self, *, cluster: str, slice: dict[str, Any], plan_task: str = "plan", **kwargs: Any) -> None:
+    def __init__(
+        self, *, cluster: str, slice: dict[str, Any], plan_task: str = "plan", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.cluster, self.slice, self.plan_task = cluster, slice, plan_task
 
@@ -293,8 +303,12 @@ class FindUnverified(BaseOperator):
 
     @staticmethod
     def _triggered(context: Context) -> list[tuple[str, str]]:
-        events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
-        return sorted({(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra.get("id")})
+        events = [
+            event for found in (context.get("triggering_asset_events") or {}).values() for event in found
+        ]
+        return sorted({
+            (event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra.get("id")
+        })
 
 
 class VerifyRestorePoint(BaseOperator):
@@ -320,7 +334,13 @@ class VerifyRestorePoint(BaseOperator):
         store = open_platform_store(platform)
         report = verify(store, find(store, cluster, namespace, id))
         record_verification(
-            open_ledger(platform), cluster, namespace, id, at=report.at, ok=report.ok, problems=report.problems
+            open_ledger(platform),
+            cluster,
+            namespace,
+            id,
+            at=report.at,
+            ok=report.ok,
+            problems=report.problems,
         )
         if not report.ok:
             raise Damaged(f"restore point {name} is damaged: {'; '.join(report.problems)}")

@@ -22,13 +22,24 @@ EPOCH = 1_262_304_000  # 2010-01-01T00:00:00Z in Unix seconds: void times and `c
 INFO, SECURITY, MESSAGE = 1, 2, 3  # frame types
 READ, NO_BINS = 0x01, 0x20  # info1
 LAST, PARTITION_DONE = 0x01, 0x04  # info3
-NAMESPACE, SET, TASK_ID, SOCKET_TIMEOUT, RECORDS_PER_SECOND, PARTITION_IDS, DIGESTS, FILTER = 0, 1, 7, 9, 10, 11, 12, 43
+NAMESPACE, SET, TASK_ID, SOCKET_TIMEOUT, RECORDS_PER_SECOND, PARTITION_IDS, DIGESTS, FILTER = (
+    0,
+    1,
+    7,
+    9,
+    10,
+    11,
+    12,
+    43,
+)
 MAX_FRAME = 128 << 20
 
 _LOGIN, _AUTHENTICATE = 20, 0
 _USER, _CREDENTIAL, _SESSION_TOKEN = 0, 3, 5
 _SECURITY_NOT_ENABLED, _SECURITY_NOT_SUPPORTED = 52, 51
-_PASSWORD_SALT = b"$2a$10$7EqJtq98hPqEX7fNZaFWoO"  # fixed by the protocol: client and server hash with the same salt
+_PASSWORD_SALT = (
+    b"$2a$10$7EqJtq98hPqEX7fNZaFWoO"  # fixed by the protocol: client and server hash with the same salt
+)
 
 _GREATER_OR_EQUAL, _LAST_UPDATE = 4, 0x42  # opcodes of filter expressions
 
@@ -150,7 +161,11 @@ class Connection:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             # A host that vanished without a word is noticed in 25 s, although a long query may be silent for longer.
-            for option, seconds in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
+            for option, seconds in (
+                (socket.TCP_KEEPIDLE, 10),
+                (socket.TCP_KEEPINTVL, 5),
+                (socket.TCP_KEEPCNT, 3),
+            ):
                 raw.setsockopt(socket.IPPROTO_TCP, option, seconds)
             self.sock = tls.context().wrap_socket(raw, server_hostname=tls.name or host) if tls else raw
         except OSError as problem:
@@ -217,7 +232,9 @@ class Connection:
         head = struct.pack(">BBBB12x", 0, 0, command, len(fields))
         kind, body = self._ask(frame(SECURITY, head + b"".join(fields)))
         if kind != SECURITY or len(body) < 16:
-            raise ConnectionLost(f"log in at {self.where}: answered with a frame of type {kind}, {len(body)} bytes")
+            raise ConnectionLost(
+                f"log in at {self.where}: answered with a frame of type {kind}, {len(body)} bytes"
+            )
         answer, at = [], 16
         for _ in range(body[3]):
             size, kind = struct.unpack_from(">IB", body, at)
@@ -245,6 +262,8 @@ class Connection:
         try:
             yield
         except TimeoutError as problem:
-            raise ConnectionLost(f"{what} at {self.where}: no answer in {self.sock.gettimeout()} s") from problem
+            raise ConnectionLost(
+                f"{what} at {self.where}: no answer in {self.sock.gettimeout()} s"
+            ) from problem
         except OSError as problem:
             raise ConnectionLost(f"{what} at {self.where}: {problem}") from problem

@@ -1,0 +1,343 @@
+"""`dbops backup ...`: take, list, show and verify backups, with Airflow up or down."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dbops.connections import ConnectionMissing, from_env
+from dbops.errors import DbopsError
+from dbops.platform import AerospikeCluster, Platform, duration_text, load_platform
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from dbops.aerospike.backup import Progress
+    from dbops.aerospike.cluster import Access
+    from dbops.backups.catalog import RestorePoint
+    from dbops.backups.store import Store
+
+app = typer.Typer(help="Take, list, show and verify backups.", no_args_is_help=True)
+
+Cluster = Annotated[str, typer.Argument(help="Cluster of the platform file, for example eu.")]
+NamespaceName = Annotated[str, typer.Argument(help="Namespace of the cluster.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+
+errors = Console(stderr=True, highlight=False)
+
+
+@app.command()
+def run(
+    cluster: Cluster,
+    namespace: Annotated[
+        list[str] | None,
+        typer.Option("--namespace", "-n", help="Only this one; may be repeated. Default: all."),
+    ] = None,
+    kind: Annotated[
+        str, typer.Option(help="full or incremental. An incremental without a full becomes one.")
+    ] = "full",
+    slices: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Parts per namespace; default: the platform's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan, read nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Back up namespaces of a cluster to the platform's bucket.
+
+    Exit codes: 0 every namespace is committed; 1 one is not; 2 wrong usage or configuration.
+    """
+    from dbops.aerospike.backup import plan_backup, release_lease, run_backup
+    from dbops.backups import catalog
+    from dbops.backups.manifest import Kind
+    from dbops.ledger import record_restore_point
+
+    if kind not in list(Kind):
+        raise typer.BadParameter(f"{kind!r} is neither full nor incremental", param_hint="--kind")
+    platform = load_platform()
+    there = platform.aerospike.cluster(cluster)
+    wanted = [there.namespace(name) for name in namespace] if namespace else list(there.namespaces)
+    store, access = _store(platform), _access(there)
+    ledger = _ledger(platform)
+    holder = f"dbops backup run on {socket.gethostname()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
+    done: list[dict[str, Any]] = []
+    failed = False
+    for place in wanted:
+        try:
+            plan = plan_backup(
+                platform, there, place, Kind(kind), access, store, holder=holder, slices=slices
+            )
+            if dry_run:
+                release_lease(store, plan)
+                done.append(plan.model_dump(mode="json", exclude={"slices"}) | {"slices": len(plan.slices)})
+                continue
+            with _bars(f"{cluster}/{place.name}", as_json) as show:
+                manifest = run_backup(access, store, plan, workers=there.workers, on_progress=show)
+        except DbopsError as problem:
+            failed = True
+            errors.print(f"[red]{cluster}/{place.name} failed:[/] {escape(str(problem))}")
+            done.append({"namespace": place.name, "error": str(problem)})
+            continue
+        location = f"{store.url}/{manifest.prefix}"
+        if ledger is not None:
+            try:
+                record_restore_point(ledger, manifest, location, catalog.manifest_sha256(manifest))
+            except DbopsError as problem:
+                errors.print(
+                    f"[yellow]not in the ledger[/] (`dbops ledger rebuild` later): {escape(str(problem))}"
+                )
+        done.append({
+            "namespace": place.name,
+            "id": manifest.id,
+            "records": manifest.records,
+            "deleted": manifest.deleted,
+            "stored_bytes": manifest.stored_bytes,
+            "seconds": round(manifest.duration.total_seconds(), 3),
+            "location": location,
+        })
+    if as_json:
+        typer.echo(json.dumps(done, indent=2))
+    else:
+        _print_rows(f"{'Planned' if dry_run else 'Backups'} of {cluster}", done)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_points(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List restore points, the newest last, with whether each can be restored."""
+    from dbops.backups import catalog
+
+    platform = load_platform()
+    store = _store(platform)
+    rows = []
+    for name, place in _places(platform, cluster, namespace):
+        points = catalog.restore_points(store, name, place)
+        rows += [_row(point, catalog.why_not_restorable(points, point.id)) for point in points]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        row["verified"] = {None: "not yet", True: "yes", False: "DAMAGED"}[row["verified"]]
+        row["restorable"] = "yes" if row.pop("why_not") is None else "no"
+    _print_rows("Restore points", rows)
+
+
+@app.command()
+def show(
+    cluster: Cluster,
+    namespace: NamespaceName,
+    point: Annotated[str, typer.Argument(help="Its id, from `dbops backup list`.")],
+    as_json: Json = False,
+) -> None:
+    """Show one restore point: what it holds, what it builds on, its objects."""
+    from dbops.backups import catalog
+
+    platform = load_platform()
+    there = platform.aerospike.cluster(cluster)
+    store = _store(platform)
+    points = catalog.restore_points(store, there.name, there.namespace(namespace).name)
+    found = catalog.find(store, cluster, namespace, point)
+    manifest = found.manifest
+    document = manifest.model_dump(
+        mode="json",
+        exclude={"partition_counts", "partition_fingerprints", "inventory_counts", "deleted_counts"},
+    )
+    document["verified"] = found.verified.model_dump(mode="json") if found.verified else None
+    document["why_not_restorable"] = catalog.why_not_restorable(points, point)
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    objects = document.pop("objects")
+    console = Console(highlight=False)
+    facts = Table.grid(padding=(0, 2))
+    for key, value in document.items():
+        facts.add_row(key, escape(str(value)))
+    console.print(facts)
+    _print_rows(
+        "\nObjects",
+        [{key: entry[key] for key in ("name", "role", "size", "records", "sha256")} for entry in objects],
+    )
+
+
+@app.command()
+def verify(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    point: Annotated[str | None, typer.Option("--id", help="Only this restore point.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that were found whole before.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read restore points back and compare them with their manifests, without a database.
+
+    Exit codes: 0 all that was read is whole; 1 something is damaged.
+    """
+    from dbops.backups import catalog
+    from dbops.backups.verify import verify as verify_point
+    from dbops.ledger import record_verification
+
+    platform = load_platform()
+    store, ledger = _store(platform), _ledger(platform)
+    rows: list[dict[str, Any]] = []
+    for name, place in _places(platform, cluster, namespace):
+        for found in catalog.restore_points(store, name, place):
+            if (point and found.id != point) or (
+                found.verified and found.verified.ok and not everything and not point
+            ):
+                continue
+            if not as_json:
+                errors.print(f"reading {name}/{place} {found.id} ...")
+            report = verify_point(store, found)
+            if ledger is not None:
+                try:
+                    record_verification(
+                        ledger, name, place, found.id, at=report.at, ok=report.ok, problems=report.problems
+                    )
+                except DbopsError as problem:
+                    errors.print(f"[yellow]not in the ledger:[/] {escape(str(problem))}")
+            rows.append({
+                "point": f"{name}/{place} {found.id}",
+                "ok": report.ok,
+                "objects": report.objects,
+                "records": report.records,
+                "bytes": report.bytes,
+                "seconds": round(report.seconds, 3),
+                "problems": report.problems,
+            })
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        _print_rows("Verified", rows)
+        if not rows:
+            errors.print(
+                "nothing to verify: every restore point was read back already (--all reads them again)"
+            )
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(1)
+
+
+# ------------------------------------------------------------------------------ parts
+
+
+def _store(platform: Platform) -> Store:
+    from dbops.backups.store import open_store
+
+    return open_store(platform.storage, from_env(platform.storage.connection))
+
+
+def _access(cluster: AerospikeCluster) -> Access:
+    from dbops.aerospike.cluster import Access
+
+    try:
+        connection = from_env(cluster.connection)
+    except ConnectionMissing:
+        if not cluster.seeds:
+            raise
+        connection = None  # the seeds are enough for a cluster without users
+    return Access.of(cluster.name, cluster.seeds, connection)
+
+
+def _ledger(platform: Platform) -> Engine | None:
+    from dbops.ledger import connect
+
+    try:
+        return connect(from_env(platform.ledger_connection))
+    except ConnectionMissing as problem:
+        errors.print(f"[yellow]without the ledger:[/] {escape(str(problem))}")
+        return None
+
+
+def _places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
+    clusters = [platform.aerospike.cluster(cluster)] if cluster else list(platform.aerospike.clusters)
+    return [
+        (there.name, place.name)
+        for there in clusters
+        for place in ([there.namespace(namespace)] if namespace else there.namespaces)
+    ]
+
+
+def _row(point: RestorePoint, why_not: str | None) -> dict[str, Any]:
+    manifest = None if point.damage else point.manifest
+    return {
+        "cluster": point.cluster,
+        "namespace": point.namespace,
+        "id": point.id,
+        "age": duration_text(datetime.now(UTC).replace(microsecond=0) - point.snapshot_at),
+        "records": manifest.records if manifest else None,
+        "deleted": manifest.deleted if manifest else None,
+        "stored_bytes": manifest.stored_bytes if manifest else None,
+        "verified": point.verified.ok if point.verified else None,
+        "restorable": why_not is None,
+        "why_not": why_not,
+    }
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        number = any(
+            isinstance(row.get(column), int | float) and not isinstance(row.get(column), bool) for row in rows
+        )
+        table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_text(row.get(column))) for column in columns))
+    Console(highlight=False).print(table)
+
+
+def _text(value: object) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, list):
+        return "\n".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@contextmanager
+def _bars(what: str, quiet: bool) -> Iterator[Any]:
+    """A progress bar with records, MB, rate and time left, on stderr."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    with Bars(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} of about {task.total:,.0f} records"),
+        TextColumn("{task.fields[stored]:.1f} MB"),
+        TextColumn("{task.fields[rate]:,.0f} records/s"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=quiet,
+    ) as bars:
+        task = bars.add_task(what, total=1, stored=0.0, rate=0.0)
+
+        def show(progress: Progress) -> None:
+            elapsed = bars.tasks[0].elapsed or 0
+            bars.update(
+                task,
+                completed=progress.records,
+                total=max(progress.total, progress.records),
+                stored=progress.stored_bytes / 1e6,
+                rate=progress.records / elapsed if elapsed else 0,
+            )
+
+        yield show
