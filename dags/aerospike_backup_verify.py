@@ -42,6 +42,4 @@ with DAG(
     on_success_callback=resolve_on_success,
 ):
     find = FindUnverified(task_id="find_unverified")
-    VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}").expand(
-        point=find.output
-    )
+    VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}").expand(point=find.output)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from airflow.exceptions import AirflowNotFoundException
 from airflow.sdk import BaseHook, ExceptionRetryPolicy, RetryAction, RetryRule
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from dbops.connections import ConnectionInfo, ConnectionMissing
 from dbops.platform import Platform

@@ -20,6 +20,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import IO, Any
 
 import numpy as np
@@ -107,9 +108,7 @@ def plan_backup(
         try:
             points = catalog.restore_points(store, cluster.name, namespace.name)
             parent = _parent(points, namespace, cluster.name) if kind is Kind.INCREMENTAL else None
-            snapshot, state = _snapshot(
-                reader, namespace.name, max((p.snapshot_at for p in points), default=None)
-            )
+            snapshot, state = _snapshot(reader, namespace.name, max((p.snapshot_at for p in points), default=None))
             overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
             kind = Kind.INCREMENTAL if parent else Kind.FULL
             return BackupPlan(
@@ -143,9 +142,7 @@ def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str) 
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
     elif namespace.track_deletes and parent.manifest.inventory_counts is None:
-        log.warning(
-            "%s kept no digests: this backup is full, so that deletes are known from now on", parent.id
-        )
+        log.warning("%s kept no digests: this backup is full, so that deletes are known from now on", parent.id)
         return None
     return parent
 
@@ -159,9 +156,7 @@ def _snapshot(reader: Cluster, namespace: str, newest: datetime | None) -> tuple
         state = reader.namespace_state(namespace)
         now = datetime.now(UTC)
         snapshot = (
-            datetime.fromtimestamp(min(state.node_times), UTC)
-            if state.node_times
-            else now.replace(microsecond=0)
+            datetime.fromtimestamp(min(state.node_times), UTC) if state.node_times else now.replace(microsecond=0)
         )
         if newest is None or snapshot > newest:
             break
@@ -182,7 +177,7 @@ def _snapshot(reader: Cluster, namespace: str, newest: datetime | None) -> tuple
 def partition_slices(count: int) -> list[tuple[int, int]]:
     """`count` ranges (first, last inclusive) that cover all partitions evenly."""
     cuts = [number * PARTITIONS // count for number in range(count + 1)]
-    return [(first, last - 1) for first, last in zip(cuts, cuts[1:], strict=False)]
+    return [(first, last - 1) for first, last in pairwise(cuts)]
 
 
 # --------------------------------------------------------------------------- slice
@@ -196,13 +191,12 @@ class _Text:
         self._compressor = zstandard.ZstdCompressor(level=level, write_content_size=False).compressobj()
         self.bytes = 0
 
-    def write(self, block: bytes | Bytes) -> None:
-        view = memoryview(block)
-        self.bytes += view.nbytes
-        data = self._compressor.compress(view)
+    def write(self, block: bytes | memoryview) -> None:
+        self.bytes += len(block)
+        data = self._compressor.compress(block)
         if data:
             self._writer.write(data)
-        self._on_block(view.nbytes, len(data))
+        self._on_block(len(block), len(data))
 
     def close(self) -> None:
         self._writer.write(self._compressor.flush())
@@ -266,9 +260,7 @@ class _SliceReader:
             )
             self.lease_renewed = time.monotonic()
 
-    def _drain(
-        self, output: Output, tally: Tally, parse: Callable[..., tuple[int, int, int]], no_bins: bool
-    ) -> Drain:
+    def _drain(self, output: Output, tally: Tally, parse: Callable[..., tuple[int, int, int]], no_bins: bool) -> Drain:
         expression = b""
         if self.plan.modified_after and not no_bins:
             expression = modified_since(int(self.plan.modified_after.timestamp()) * 1_000_000_000)
@@ -319,9 +311,7 @@ class _SliceReader:
             output.flush()
             text.close()
             stored_object = writer.close()
-        return self._result(
-            [self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed
-        )
+        return self._result([self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed)
 
     # --------------------------------------------------------------------- with deletes
 
@@ -334,9 +324,7 @@ class _SliceReader:
         """
         incremental = self.plan.kind is Kind.INCREMENTAL
         if incremental and (parent is None or parent.inventory_counts is None):
-            raise DeletesUnknown(
-                f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests"
-            )
+            raise DeletesUnknown(f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests")
         inventory = [0] * (self.last - self.first + 1)
         deleted = [0] * len(inventory)
         objects: list[ObjectEntry] = []
@@ -369,9 +357,9 @@ class _SliceReader:
                     older = union(self._parents_digests(parent, partition), _spooled(changed))
                     vanished = Vanished(older, deleted_writer.write)
 
-                    def keep(block: Bytes, vanished: Vanished = vanished) -> None:
+                    def keep(block: memoryview, vanished: Vanished = vanished) -> None:
                         write_digests(block)
-                        vanished.feed(block)
+                        vanished.feed(np.frombuffer(block, np.uint8))
 
                     present_output.take = keep
                     present.run([partition])
@@ -389,9 +377,7 @@ class _SliceReader:
             objects.append(self._entry("digests", digest_writer.close(), sum(inventory), 0))
             if deleted_writer:
                 objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
-        return self._result(
-            objects, drain.resumed + present.resumed, inventory, deleted if incremental else None
-        )
+        return self._result(objects, drain.resumed + present.resumed, inventory, deleted if incremental else None)
 
     def _parents_digests(self, parent: Manifest, partition: int) -> Iterator[Bytes]:
         assert parent.inventory_counts is not None

@@ -237,8 +237,8 @@ class Cluster:
             self._require_namespace(namespace)
         if missing := owner.count(""):
             raise ClusterNotReady(
-                f"cluster {self.access.cluster}: {missing} of {PARTITIONS} partitions of {namespace} have no master now; "
-                "a node is missing or the cluster is still forming"
+                f"cluster {self.access.cluster}: {missing} of {PARTITIONS} partitions of {namespace} have no master "
+                "now; a node is missing or the cluster is still forming"
             )
         return owner
 
@@ -297,9 +297,7 @@ class Cluster:
     def clock_skew(self) -> timedelta:
         """The largest difference between the nodes' clocks that any node sees."""
         answers = self.ask_all("statistics").values()
-        values = [
-            re.search(r"(?:^|;)cluster_clock_skew_ms=(\d+)", answer["statistics"]) for answer in answers
-        ]
+        values = [re.search(r"(?:^|;)cluster_clock_skew_ms=(\d+)", answer["statistics"]) for answer in answers]
         return timedelta(milliseconds=max((int(found[1]) for found in values if found), default=0))
 
     def namespace_state(self, namespace: str) -> NamespaceState:
@@ -307,9 +305,7 @@ class Cluster:
         totals = {"master_objects": 0, "data_used_bytes": 0, "migrate_partitions_remaining": 0}
         factor, times = 1, []
         for answer in self.ask_all(f"namespace/{namespace}").values():
-            values = dict(
-                pair.split("=", 1) for pair in answer[f"namespace/{namespace}"].split(";") if "=" in pair
-            )
+            values = dict(pair.split("=", 1) for pair in answer[f"namespace/{namespace}"].split(";") if "=" in pair)
             if values.get("type") == "unknown":
                 self._require_namespace(namespace)
             for key in totals:

@@ -38,7 +38,7 @@ def _compare(a: Any, i: Any, b: Any, j: Any) -> Any:
 
 @nb.njit(nogil=True, cache=True)
 def _subtract(older: Any, i: Any, present: Any, j: Any, out: Any) -> Any:
-    """Until one run ends: digests of `older` that are not in `present` go to `out`; returns both positions and the size."""
+    """Until one run ends: digests of `older` that `present` lacks go to `out`; both positions and the size of `out`."""
     w = 0
     while i < older.size and j < present.size:
         order = _compare(older, i, present, j)
@@ -94,7 +94,7 @@ def union(a: Iterator[Bytes], b: Iterator[Bytes]) -> Iterator[Bytes]:
 class Vanished:
     """What of an older run is absent from the present one, which arrives block by block."""
 
-    def __init__(self, older: Iterator[Bytes], out: Callable[[Bytes], None]) -> None:
+    def __init__(self, older: Iterator[Bytes], out: Callable[[memoryview], object]) -> None:
         """:param out: takes blocks of vanished digests, in order."""
         self._older, self._out = older, out
         self._block, self._at = _NONE, 0
@@ -122,7 +122,7 @@ class Vanished:
     def _emit(self, block: Bytes) -> None:
         if block.size:
             self.count += block.size // DIGEST
-            self._out(block)
+            self._out(block.data)
 
 
 def stored(

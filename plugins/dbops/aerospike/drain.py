@@ -72,14 +72,14 @@ Kernel = Callable[..., tuple[int, int, int]]
 class Output:
     """A preallocated buffer that a kernel fills and that is handed on when it is full enough."""
 
-    def __init__(self, take: Callable[[Bytes], None], size: int = 4 << 20) -> None:
+    def __init__(self, take: Callable[[memoryview], object], size: int = 4 << 20) -> None:
         self.take = take
         self.buffer: Bytes = np.empty(size, np.uint8)
         self.used = 0
 
     def flush(self) -> None:
         if self.used:
-            self.take(self.buffer[: self.used])
+            self.take(self.buffer.data[: self.used])
             self.used = 0
 
     def make_room(self) -> None:
@@ -104,16 +104,14 @@ class _Answer:
         self.state = np.zeros(8, np.int64)
 
     def receive(self) -> None:
-        self.have += self.connection.receive_into(memoryview(self.buffer)[self.have :])
+        self.have += self.connection.receive_into(self.buffer.data[self.have :])
 
     def keep(self, pos: int) -> None:
         """Drop what was parsed; make the buffer big enough for the next message."""
         left = self.have - pos
         need = int(self.state[3])
         if need > _LARGEST_MESSAGE:
-            raise ConnectionLost(
-                f"{self.connection.where} sent a message of {need} bytes: not an Aerospike answer"
-            )
+            raise ConnectionLost(f"{self.connection.where} sent a message of {need} bytes: not an Aerospike answer")
         if need > self.buffer.size:
             grown = np.empty(max(need, self.buffer.size * 2), np.uint8)
             grown[:left] = self.buffer[pos : self.have]
@@ -260,9 +258,7 @@ class Drain:
                     [self.tally.last[partition].tobytes() for partition in resume],
                     filter_expression=self.filter_expression,
                     no_bins=self.no_bins,
-                    records_per_second=max(1, self.records_per_second // nodes)
-                    if self.records_per_second
-                    else 0,
+                    records_per_second=max(1, self.records_per_second // nodes) if self.records_per_second else 0,
                 )
             )
         except ConnectionLost:
@@ -281,9 +277,7 @@ class Drain:
                     done.update(p for p in answer.partitions if not self.tally.unavailable[p])
                     missing = [p for p in answer.partitions if self.tally.unavailable[p]]
                     if missing:
-                        problems.append(
-                            f"{answer.connection.where}: {len(missing)} partitions are not there now"
-                        )
+                        problems.append(f"{answer.connection.where}: {len(missing)} partitions are not there now")
                     return True
                 # TLS may hold decrypted bytes that the selector cannot see.
                 if not (pending := getattr(answer.connection.sock, "pending", None)) or not pending():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from airflow.exceptions import AirflowException, AirflowSkipException
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, log_progress, open_ledger, open_platform_store
 from dbops.aerospike.assets import backup_asset
@@ -53,6 +53,11 @@ def _plans(context: Context, task_id: str) -> list[BackupPlan]:
     return [BackupPlan.model_validate(plan) for plan in found]
 
 
+def _name_map_index(context: Context, variable: str, name: str) -> None:
+    """Set the variable that the task's `map_index_template` shows instead of the map index."""
+    cast("dict[str, Any]", context)[variable] = name
+
+
 class CheckCluster(BaseOperator):
     """Fail early, with one clear message, when the cluster, the bucket or a login is not usable.
 
@@ -73,9 +78,7 @@ class CheckCluster(BaseOperator):
         open_platform_store(platform).check()
         with Cluster(_access(cluster)) as reader:
             for namespace in cluster.namespaces:
-                reader.wait_ready(
-                    namespace.name, READY_SECONDS, lambda reason: self.log.info("waiting: %s", reason)
-                )
+                reader.wait_ready(namespace.name, READY_SECONDS, lambda reason: self.log.info("waiting: %s", reason))
             found = {"nodes": len(reader.nodes), "build": reader.build(), "cluster_key": reader.key()}
         self.log.info("cluster %s is usable: %s", self.cluster, found)
         return found
@@ -151,14 +154,10 @@ class PlanSlices(BaseOperator):
             if not plans:
                 raise AirflowSkipException(f"every namespace is covered already: {covered}")
             context["ti"].xcom_push("dry_run", documents)
-            raise AirflowSkipException(
-                f"dry run: would take {', '.join(f'{p.namespace} {p.id}' for p in plans)}"
-            )
+            raise AirflowSkipException(f"dry run: would take {', '.join(f'{p.namespace} {p.id}' for p in plans)}")
         context["ti"].xcom_push(PLANS, documents)
         return [
-            {"namespace": plan.namespace, "first": first, "last": last}
-            for plan in plans
-            for first, last in plan.slices
+            {"namespace": plan.namespace, "first": first, "last": last} for plan in plans for first, last in plan.slices
         ]
 
     def _covered(self, context: Context, store: Any, kind: Any) -> dict[str, str]:
@@ -188,9 +187,7 @@ class AerospikeBackupSlice(BaseOperator):
 
     template_fields: Sequence[str] = ("slice",)
 
-    def __init__(
-        self, *, cluster: str, slice: dict[str, Any], plan_task: str = "plan", **kwargs: Any
-    ) -> None:
+    def __init__(self, *, cluster: str, slice: dict[str, Any], plan_task: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.cluster, self.slice, self.plan_task = cluster, slice, plan_task
 
@@ -198,7 +195,8 @@ class AerospikeBackupSlice(BaseOperator):
         from dbops.aerospike.backup import backup_slice
 
         namespace, first, last = self.slice["namespace"], self.slice["first"], self.slice["last"]
-        context["slice_name"] = name = f"{namespace} {first:04d}-{last:04d}"
+        name = f"{namespace} {first:04d}-{last:04d}"
+        _name_map_index(context, "slice_name", name)
         platform, cluster = _cluster(self.cluster)
         plan = next(plan for plan in _plans(context, self.plan_task) if plan.namespace == namespace)
         result = backup_slice(
@@ -254,7 +252,7 @@ class CommitBackup(BaseOperator):
             release_lease(store, plan)
             raise
         location = f"{store.url}/{manifest.prefix}"
-        done = {
+        done: dict[str, Any] = {
             "id": manifest.id,
             "kind": str(manifest.kind),
             "cluster": manifest.cluster,
@@ -303,12 +301,8 @@ class FindUnverified(BaseOperator):
 
     @staticmethod
     def _triggered(context: Context) -> list[tuple[str, str]]:
-        events = [
-            event for found in (context.get("triggering_asset_events") or {}).values() for event in found
-        ]
-        return sorted({
-            (event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra.get("id")
-        })
+        events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
+        return sorted({(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra.get("id")})
 
 
 class VerifyRestorePoint(BaseOperator):
@@ -329,7 +323,8 @@ class VerifyRestorePoint(BaseOperator):
         from dbops.ledger import record_verification
 
         cluster, namespace, id = self.point["cluster"], self.point["namespace"], self.point["id"]
-        context["point_name"] = name = f"{cluster}/{namespace} {id}"
+        name = f"{cluster}/{namespace} {id}"
+        _name_map_index(context, "point_name", name)
         platform = load_platform()
         store = open_platform_store(platform)
         report = verify(store, find(store, cluster, namespace, id))

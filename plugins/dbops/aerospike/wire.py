@@ -37,9 +37,7 @@ MAX_FRAME = 128 << 20
 _LOGIN, _AUTHENTICATE = 20, 0
 _USER, _CREDENTIAL, _SESSION_TOKEN = 0, 3, 5
 _SECURITY_NOT_ENABLED, _SECURITY_NOT_SUPPORTED = 52, 51
-_PASSWORD_SALT = (
-    b"$2a$10$7EqJtq98hPqEX7fNZaFWoO"  # fixed by the protocol: client and server hash with the same salt
-)
+_PASSWORD_SALT = b"$2a$10$7EqJtq98hPqEX7fNZaFWoO"  # fixed by the protocol: client and server hash with the same salt
 
 _GREATER_OR_EQUAL, _LAST_UPDATE = 4, 0x42  # opcodes of filter expressions
 
@@ -232,9 +230,7 @@ class Connection:
         head = struct.pack(">BBBB12x", 0, 0, command, len(fields))
         kind, body = self._ask(frame(SECURITY, head + b"".join(fields)))
         if kind != SECURITY or len(body) < 16:
-            raise ConnectionLost(
-                f"log in at {self.where}: answered with a frame of type {kind}, {len(body)} bytes"
-            )
+            raise ConnectionLost(f"log in at {self.where}: answered with a frame of type {kind}, {len(body)} bytes")
         answer, at = [], 16
         for _ in range(body[3]):
             size, kind = struct.unpack_from(">IB", body, at)
@@ -262,8 +258,6 @@ class Connection:
         try:
             yield
         except TimeoutError as problem:
-            raise ConnectionLost(
-                f"{what} at {self.where}: no answer in {self.sock.gettimeout()} s"
-            ) from problem
+            raise ConnectionLost(f"{what} at {self.where}: no answer in {self.sock.gettimeout()} s") from problem
         except OSError as problem:
             raise ConnectionLost(f"{what} at {self.where}: {problem}") from problem

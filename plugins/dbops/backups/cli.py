@@ -44,9 +44,7 @@ def run(
         list[str] | None,
         typer.Option("--namespace", "-n", help="Only this one; may be repeated. Default: all."),
     ] = None,
-    kind: Annotated[
-        str, typer.Option(help="full or incremental. An incremental without a full becomes one.")
-    ] = "full",
+    kind: Annotated[str, typer.Option(help="full or incremental. An incremental without a full becomes one.")] = "full",
     slices: Annotated[
         int | None, typer.Option(min=1, max=256, help="Parts per namespace; default: the platform's.")
     ] = None,
@@ -74,9 +72,7 @@ def run(
     failed = False
     for place in wanted:
         try:
-            plan = plan_backup(
-                platform, there, place, Kind(kind), access, store, holder=holder, slices=slices
-            )
+            plan = plan_backup(platform, there, place, Kind(kind), access, store, holder=holder, slices=slices)
             if dry_run:
                 release_lease(store, plan)
                 done.append(plan.model_dump(mode="json", exclude={"slices"}) | {"slices": len(plan.slices)})
@@ -93,9 +89,7 @@ def run(
             try:
                 record_restore_point(ledger, manifest, location, catalog.manifest_sha256(manifest))
             except DbopsError as problem:
-                errors.print(
-                    f"[yellow]not in the ledger[/] (`dbops ledger rebuild` later): {escape(str(problem))}"
-                )
+                errors.print(f"[yellow]not in the ledger[/] (`dbops ledger rebuild` later): {escape(str(problem))}")
         done.append({
             "namespace": place.name,
             "id": manifest.id,
@@ -179,9 +173,7 @@ def verify(
     cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
     point: Annotated[str | None, typer.Option("--id", help="Only this restore point.")] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that were found whole before.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also those that were found whole before.")] = False,
     as_json: Json = False,
 ) -> None:
     """Read restore points back and compare them with their manifests, without a database.
@@ -197,9 +189,7 @@ def verify(
     rows: list[dict[str, Any]] = []
     for name, place in _places(platform, cluster, namespace):
         for found in catalog.restore_points(store, name, place):
-            if (point and found.id != point) or (
-                found.verified and found.verified.ok and not everything and not point
-            ):
+            if (point and found.id != point) or (found.verified and found.verified.ok and not everything and not point):
                 continue
             if not as_json:
                 errors.print(f"reading {name}/{place} {found.id} ...")
@@ -225,9 +215,7 @@ def verify(
     else:
         _print_rows("Verified", rows)
         if not rows:
-            errors.print(
-                "nothing to verify: every restore point was read back already (--all reads them again)"
-            )
+            errors.print("nothing to verify: every restore point was read back already (--all reads them again)")
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
@@ -292,9 +280,7 @@ def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
-        number = any(
-            isinstance(row.get(column), int | float) and not isinstance(row.get(column), bool) for row in rows
-        )
+        number = any(isinstance(row.get(column), int | float) and not isinstance(row.get(column), bool) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(_text(row.get(column))) for column in columns))
