@@ -110,7 +110,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Bin:
-    """One bin: type N (nil), Z (bool), I, D, S, G (GeoJSON) or one of BLOBS. Texts are bytes: any may come."""
+    """One bin: type N (nil), Z (bool), I, D, S, G (GeoJSON) or one of BLOBS. Texts are bytes."""
 
     name: str
     type: str
@@ -181,9 +181,7 @@ def index_lines(sindex_list: str, version: str = "3.1") -> Iterator[tuple[bytes,
     """
     for said in _listed(sindex_list):
         name = said.get("indexname", "?")
-        context, expression = (
-            None if (v := said.get(k, "null")) == "null" else v for k in ("context", "exp")
-        )
+        context, expression = (None if (v := said.get(k, "null")) == "null" else v for k in ("context", "exp"))
         if expression is not None and version != "3.2":
             raise AsbError(f"index {name}: is on an expression, which .asb {version} cannot hold; write 3.2")
         for encoded in (context, expression):
@@ -192,8 +190,7 @@ def index_lines(sindex_list: str, version: str = "3.1") -> Iterator[tuple[bytes,
         try:
             kind, data = _INDEX_TYPES[said["indextype"].lower()], _DATA_TYPES[said["type"].lower()]
             set_name, bin_name = (
-                "" if said[k].lower() == "null" and (k == "set" or expression) else said[k]
-                for k in ("set", "bin")
+                "" if said[k].lower() == "null" and (k == "set" or expression) else said[k] for k in ("set", "bin")
             )
             index = Index(said["ns"], set_name, name, kind, bin_name, data, context, expression)
         except KeyError as problem:
@@ -225,9 +222,7 @@ def udf_line(name: str, udf_get: str) -> bytes:
     if "content" not in answer:
         raise AsbError(f"UDF {name}: the server answered {udf_get[:200]!r}")
     if answer.get("type", "LUA").upper() != "LUA":
-        raise AsbError(
-            f"UDF {name}: its language {answer['type']} is not known to the .asb format, only LUA is"
-        )
+        raise AsbError(f"UDF {name}: its language {answer['type']} is not known to the .asb format, only LUA is")
     try:
         return Udf(name, base64.b64decode(answer["content"], validate=True)).text()
     except binascii.Error as problem:
@@ -380,13 +375,7 @@ class _Reader:
 
     def name(self, delimiter: bytes, legacy: bool, expected: str, empty: bool = False) -> str:
         """An escaped name (in version 3.0: one as it is) and the delimiter behind it."""
-        allowed = (
-            rb"[^\n]"
-            if legacy and delimiter == b"\n"
-            else rb"[^ \n]"
-            if legacy
-            else rb"(?:\\[\s\S]|[^ \n\\])"
-        )
+        allowed = rb"[^\n]" if legacy and delimiter == b"\n" else rb"[^ \n]" if legacy else rb"(?:\\[\s\S]|[^ \n\\])"
         found = re.match(rb"(%s*)%s" % (allowed, delimiter), self.peek(2 * MAX_NAME + 1))
         raw = found[1] if found else b""
         name = raw if legacy else re.sub(rb"\\([\s\S])", rb"\1", raw)

@@ -40,9 +40,7 @@ OFFSET: Final = 2
 SOURCE_NEEDED: Final = 3  # after NEED_MORE: bytes from `pos` on that are needed at least to go on
 RECORDS: Final = 4  # records so far
 ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next message may take (decode: at least)
-LEGACY: Final = (
-    6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
-)
+LEGACY: Final = 6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
 ROWS: Final = 7  # decode: rows in the batch so far; the caller sets it to 0 for a new batch
 EXPIRED: Final = 8  # decode: records left out because their time is over
 STATE_SIZE: Final = 16
@@ -432,7 +430,7 @@ def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
     unless the product lies that close below a half, or on it; those doubles (and subnormal ones) go to the C
     library.
     """
-    exponent = _signed((bits >> _52) & _EXPONENT)
+    exponent: int = _signed((bits >> _52) & _EXPONENT)
     mantissa = bits & _FRACTION
     start = w
     if bits >> _63 != _0:
@@ -456,9 +454,7 @@ def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
             return _put_uint(out, w, mantissa >> below)
 
     mantissa <<= np.uint64(11)  # the double is mantissa * 2 ** (exponent - 1086)
-    ten = (
-        (exponent - 1023) * 315653
-    ) >> 20  # floor(log10(2 ** (exponent - 1023))): of the double, or one less
+    ten = ((exponent - 1023) * 315653) >> 20  # floor(log10(2 ** (exponent - 1023))): of the double, or one less
     while True:
         power = 16 - ten - _LOWEST_POWER
         product = mantissa * _POWER_HIGH[power]
@@ -496,7 +492,7 @@ def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
     _store8(out, first, head + _48)
     _put_8digits(out, first + 1, rest - head * _10E8)
     _put_8digits(out, first + 9, tail)
-    end = first + 17
+    end: int = first + 17
     while _load8(out, end - 1) == 48:
         end -= 1
     if ten < 0 and ten >= -4:
@@ -959,9 +955,7 @@ def digests(
 # ----- .asb text -> wire
 
 _SIXBIT: Final = np.full(256, 255, np.uint8)
-_SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = (
-    np.arange(64)
-)
+_SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = np.arange(64)
 _KINDS: Final = np.full(256, -1, np.int64)  # letter of a bin line -> particle type
 for _letter, _kind in (_BLOBS | _PLAIN | {b"X": 3}).items():
     _KINDS[ord(_letter)] = _kind
@@ -1178,10 +1172,8 @@ def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.ui
 
 
 @_inner
-def _nearest_double(
-    text: Bytes, at: int, stop: int, mantissa: np.uint64, exponent: int, inexact: bool
-) -> np.uint64:
-    """The bits, without sign, of the double next to mantissa * 10**exponent; text[at:stop] says it in full.
+def _nearest_double(text: Bytes, at: int, stop: int, mantissa: np.uint64, exponent: int, inexact: bool) -> np.uint64:
+    """The bits, without sign, of the double next to mantissa * 10**exponent; text[at:stop] says it too.
 
     As in `_put_double`, one multiplication is certain unless it ends that close below a half, or on it; the C
     library decides those, and whatever is out of the range of normal doubles.
@@ -1208,7 +1200,7 @@ def _nearest_double(
         two -= 1
     if two < 1 or two > 2045:
         return _strtod(text, at, stop)
-    bits = high >> drop
+    bits: np.uint64 = high >> drop
     fraction = high & ((_1 << drop) - _1)
     half = _1 << (drop - _1)
     if fraction >= half:
