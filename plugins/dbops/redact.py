@@ -10,15 +10,14 @@ MASK = "***"
 SHORTEST = 4  # a shorter secret would black out half of any text
 
 _HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;|&\\#34;", "'": "&\\#x27;|&\\#39;|&apos;"}
+_SLASHES = r"\\{1,16}"  # escaped up to four times; a bound, since a long run of them would take its square in time
 _ESCAPES = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}
 
 _AUTHORIZATION = re.compile(
     r"""(?ix) ( (?:authorization|\bcookie) \\*["']? \s* [:=] \s* \\*["']? ) [^\s"'\\] [^"'\\\r\n]* """
 )
 _BEARER = re.compile(r"(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{16,}")
-_PRIVATE_KEY = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL
-)
+_PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL)
 # scheme://user:password@host, also with \/ for / (JSON) and percent-encoded as a whole
 _DSN = re.compile(r"""(:\\*/\\*/[^\s/@:"'<>]*:)(?:(?!:\\*/\\*/)[^\s"'<>])+@""")
 _DSN_ENCODED = re.compile(r"""(?i)(%3A%2F%2F(?:(?!%3A|%40)[^\s"'<>])*%3A)(?:(?!%3A%2F%2F)[^\s"'<>])+%40""")
@@ -75,26 +74,26 @@ def _any_form(secret: str) -> re.Pattern[str]:
     parts = []
     for run in re.findall(r"\\+|[^\\]", secret):
         if run[0] == "\\":
-            parts.append(rf"(?:\\{{{len(run)},}}|(?:%5[Cc]){{{len(run)},}})")
+            parts.append(rf"(?:\\{{{len(run)},{16 * len(run)}}}|(?:%5[Cc]){{{len(run)}}})")
         else:
             parts.append(f"(?:{'|'.join(_forms(run))})")
     return re.compile("".join(parts))
 
 
 def _forms(char: str) -> list[str]:
-    forms = [rf"\\*{re.escape(char)}" if char in "\"'/" else re.escape(char)]
+    forms = [rf"\\{{0,16}}{re.escape(char)}" if char in "\"'/" else re.escape(char)]
     octets = "".join(f"%{octet:02X}" for octet in char.encode("utf-8", "surrogatepass"))
     forms.append(f"(?i:{octets})")
     units = char.encode("utf-16-be", "surrogatepass")
-    forms.append("".join(rf"\\+u(?i:{units[at : at + 2].hex()})" for at in range(0, len(units), 2)))
+    forms.append("".join(rf"{_SLASHES}u(?i:{units[at : at + 2].hex()})" for at in range(0, len(units), 2)))
     if ord(char) < 256:
-        forms.append(rf"\\+x(?i:{ord(char):02x})")
+        forms.append(rf"{_SLASHES}x(?i:{ord(char):02x})")
     elif ord(char) > 0xFFFF:
-        forms.append(rf"\\+U(?i:{ord(char):08x})")
+        forms.append(rf"{_SLASHES}U(?i:{ord(char):08x})")
     if char == " ":
         forms.append(r"\+")
     if char in _HTML:
         forms.append(_HTML[char])
     if char in _ESCAPES:
-        forms.append(rf"\\+{_ESCAPES[char]}")
+        forms.append(rf"{_SLASHES}{_ESCAPES[char]}")
     return forms
