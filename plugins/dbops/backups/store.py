@@ -504,7 +504,7 @@ class S3Store:
 
 def part_size(number: int) -> int:
     """Bytes of part 1, 2, ...: 8 MiB up to 40 GB of one object, then doubling: 5 TiB fit in 10,000 parts."""
-    return PART << max(0, (number - 5001) // 500 + 1)
+    return PART << min(9, max(0, (number - 5001) // 500 + 1))
 
 
 class _S3Writer(ObjectWriter):
