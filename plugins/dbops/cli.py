@@ -145,3 +145,7 @@ def read_env(file: Path) -> dict[str, str]:
 
 def main() -> None:
     app()
+
+
+if __name__ == "__main__":
+    main()

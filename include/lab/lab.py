@@ -1,0 +1,291 @@
+"""One lab: PostgreSQL, S3, receivers and two Aerospike clusters, with all that they keep in one folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dbops.errors import FinalError
+from dbops_lab import connections
+from dbops_lab.certificates import certificate
+from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, s3_part
+from dbops_lab.postgres import ADMIN, DATABASES, Postgres
+from dbops_lab.receivers import INBOX, read_inbox
+from dbops_lab.s3 import REGION
+from dbops_lab.supervisor import Part, StartFailed, Supervisor, free_port, write_private
+
+PROJECT = Path(__file__).resolve().parents[2]
+VARIABLE = "DBOPS_LAB"
+NAMESPACES = ("bidder", "dmp", "spend")
+NODES = {"eu": 3, "apac": 1}
+WITH_LOGIN = "eu"  # the cluster that asks for user and password
+AEROSPIKE_USER = "dbops"
+SETTINGS = "lab.json"
+CONTENT = frozenset({SETTINGS, "env", "run", "logs", "postgres", "postgres.new", "postgres.password", INBOX,
+                     "loopback.pem", "loopback.key", "airflow", ".lock"})  # fmt: skip
+
+Progress = Callable[[str, str], None]
+"""Told (part, what happened): "starting", "ready", "running" (it was so already)."""
+
+
+class NoLab(FinalError):
+    """The folder holds no lab."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What stays the same while a lab lives, so that a part that died comes back at its address."""
+
+    postgres: int
+    s3: int
+    receivers: ReceiverPorts
+    aerospike: dict[str, list[int]]
+    aerospike_control: dict[str, int]
+    airflow: int
+    secrets: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def new(cls) -> Settings:
+        passwords = {f"postgres/{name}": secrets.token_urlsafe(18) for name in (ADMIN, *DATABASES)}
+        others = {
+            "aerospike": secrets.token_urlsafe(18),
+            "slack": secrets.token_hex(12),
+            "pagerduty": secrets.token_hex(16),
+            "smtp": secrets.token_urlsafe(18),
+        }
+        return cls(
+            postgres=free_port(),
+            s3=free_port(),
+            receivers=ReceiverPorts.free(),
+            aerospike={name: [free_port() for _ in range(count)] for name, count in NODES.items()},
+            aerospike_control={name: free_port() for name in NODES},
+            airflow=free_port(),
+            secrets=passwords | others,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        values = json.loads(path.read_text())
+        return cls(**{**values, "receivers": ReceiverPorts(**values["receivers"])})
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    name: str
+    running: bool
+    pid: int | None
+    address: str
+    memory: int
+
+
+class Lab:
+    """A lab in a folder: the one given, that of `DBOPS_LAB`, or `.lab` in the project.
+
+    :param guarded: its processes end with the thread that starts them (for tests and the demonstration).
+    """
+
+    def __init__(self, state: Path | None = None, *, guarded: bool = False) -> None:
+        self.state = (state or Path(os.environ.get(VARIABLE) or PROJECT / ".lab")).absolute()
+        self._guarded = guarded
+        self._settings: Settings | None = None
+
+    @property
+    def exists(self) -> bool:
+        return (self.state / SETTINGS).exists()
+
+    @property
+    def settings(self) -> Settings:
+        """:raises NoLab: there is none in the folder."""
+        if self._settings is None:
+            try:
+                self._settings = Settings.load(self.state / SETTINGS)
+            except FileNotFoundError:
+                raise NoLab(f"no lab in {self.state}: start one with `dbops lab up`") from None
+            except (ValueError, TypeError, KeyError):
+                raise NoLab(f"{self.state / SETTINGS} is damaged: remove it with `dbops lab down`") from None
+        return self._settings
+
+    def supervisor(self) -> Supervisor:
+        return Supervisor(self.state, guarded=self._guarded)
+
+    def postgres(self) -> Postgres:
+        passwords = {name: self.settings.secrets[f"postgres/{name}"] for name in (ADMIN, *DATABASES)}
+        return Postgres(self.state, self.settings.postgres, passwords, guarded=self._guarded)
+
+    def parts(self) -> list[Part]:
+        """All but PostgreSQL."""
+        known = self.settings
+        receivers = receivers_part(
+            self.state,
+            known.receivers,
+            slack_token=known.secrets["slack"],
+            mail_password=known.secrets["smtp"],
+        )
+        clusters = [
+            aerospike_part(
+                name,
+                ports,
+                known.aerospike_control[name],
+                NAMESPACES,
+                login=(AEROSPIKE_USER, known.secrets["aerospike"]) if name == WITH_LOGIN else None,
+            )
+            for name, ports in known.aerospike.items()
+        ]
+        return [s3_part(known.s3), receivers, *clusters]
+
+    def up(self, progress: Progress = lambda part, what: None) -> None:
+        """Start what does not run, wait until all answers, and write `env`. Interrupted, it ends what it started.
+
+        :raises StartFailed: a part did not come up; those that this call started are ended again.
+        """
+        if (
+            self.state.is_dir()
+            and not self.exists
+            and not {path.name for path in self.state.iterdir()} <= CONTENT
+        ):
+            raise NoLab(f"{self.state} holds other things than a lab: name an empty folder in {VARIABLE}")
+        with self._alone():
+            if not self.exists:
+                write_private(self.state / SETTINGS, json.dumps(asdict(Settings.new())))
+            supervisor, postgres, parts = self.supervisor(), self.postgres(), self.parts()
+            running = {part.name for part in [postgres.part, *parts] if supervisor.alive(part.name)}
+            for part in [postgres.part, *parts]:
+                progress(part.name, "running" if part.name in running else "starting")
+            try:
+                certificate(self.state)
+                for part in parts:
+                    supervisor.start(part)
+                postgres.create()
+                supervisor.start(postgres.part)
+                supervisor.wait([postgres.part])
+                postgres.create_databases()
+                self._migrate_ledger()
+                supervisor.wait([postgres.part, *parts], tick=lambda name: progress(name, "ready"))
+                self._write_environment()
+            except BaseException:
+                supervisor.stop(part.name for part in [postgres.part, *parts] if part.name not in running)
+                raise
+
+    def down(self, *, keep: bool = False) -> list[str]:
+        """End all processes of the lab and, unless `keep`, remove its folder; returns what was running.
+
+        What S3 and Aerospike held ends with their processes, so without `keep` nothing that refers to it stays.
+        """
+        if not self.state.is_dir():
+            return []
+        with self._alone():
+            stopped = self.supervisor().stop()
+            if not keep:
+                self._remove()
+        return stopped
+
+    def _remove(self) -> None:
+        """Remove what a lab makes, and the folder if nothing else lies in it."""
+        for name in CONTENT:
+            path = self.state / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.state.rmdir()
+
+    def status(self) -> list[PartStatus]:
+        known, supervisor = self.settings, self.supervisor()
+        ports = {
+            "postgres": [known.postgres],
+            "s3": [known.s3],
+            "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
+            **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
+            "airflow-api": [known.airflow],
+        }
+        names = [part for part in ports if part != "airflow-api"]
+        names += [name for name in supervisor.names() if name not in names]
+        return [
+            PartStatus(
+                name,
+                supervisor.alive(name),
+                supervisor.pid(name),
+                ", ".join(f"127.0.0.1:{port}" for port in ports.get(name, ())),
+                supervisor.memory(name),
+            )
+            for name in names
+        ]
+
+    def connections(self) -> dict[str, connections.Connection]:
+        """The connections of the platform, by id, leading to this lab."""
+        known, secret = self.settings, self.settings.secrets
+        clusters = {
+            f"aerospike_{name}": connections.aerospike(ports, AEROSPIKE_USER, secret["aerospike"])
+            if name == WITH_LOGIN
+            else connections.aerospike(ports)
+            for name, ports in known.aerospike.items()
+        }
+        return {
+            **clusters,
+            "dbops_s3": connections.s3(known.s3),
+            "dbops_ledger": connections.postgres(
+                known.postgres, "dbops_ledger", secret["postgres/dbops_ledger"]
+            ),
+            "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),
+            "dbops_pagerduty": connections.pagerduty(
+                known.receivers.https, secret["pagerduty"], self.state / "loopback.pem"
+            ),
+            "dbops_smtp": connections.smtp(known.receivers.smtp, secret["smtp"]),
+        }
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use this lab in place of the real systems."""
+        return {
+            VARIABLE: str(self.state),
+            "DBOPS_PLATFORM": "lab",
+            **connections.variables(self.connections()),
+            "AWS_ACCESS_KEY_ID": connections.ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": connections.SECRET_KEY,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.settings.s3}",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+        }
+
+    def inbox(self) -> list[dict[str, Any]]:
+        """What the receivers got, oldest first."""
+        self.settings  # noqa: B018 - says so when there is no lab
+        return read_inbox(self.state / INBOX)
+
+    def _write_environment(self) -> None:
+        lines = (f"{name}={shlex.quote(value)}\n" for name, value in self.environment().items())
+        write_private(self.state / "env", "".join(lines))
+
+    def _migrate_ledger(self) -> None:
+        from dbops import ledger
+
+        engine = ledger.connect(connections.info("dbops_ledger", self.connections()["dbops_ledger"]))
+        ledger.migrate(engine)
+        engine.dispose()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One `up` or `down` of a folder at a time; the second waits."""
+        path = self.state / ".lock"
+        while True:
+            self.state.mkdir(parents=True, exist_ok=True, mode=0o711)
+            with path.open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                    yield
+                    return
+            # whoever held it removed the folder: ask again for the lock of the new one
+
+
+__all__ = ["Lab", "NoLab", "PartStatus", "Progress", "Settings", "StartFailed"]
