@@ -14,7 +14,7 @@ from rich.table import Table
 
 from dbops.platform.cron import starts
 from dbops.platform.load import PlatformFileError, load_platform, platform_file
-from dbops.platform.model import METRICS, Platform, Severity, duration_text
+from dbops.platform.model import METRICS, SYSTEMS, Platform, Severity, duration_text
 from dbops.platform.rpo import RpoProof, prove
 
 app = typer.Typer(help="What exists: check the file, prove its RPOs, print the pools.", no_args_is_help=True)
@@ -137,10 +137,7 @@ def _page(platform: Platform, proofs: list[RpoProof], now: datetime) -> Group:
         _objectives(platform),
         _proof(proofs),
         *(f"[yellow]warning[/] {proof.cluster}: {text}" for proof in proofs for text in proof.warnings),
-        *(
-            f"[yellow]note[/] {text}"
-            for text in dict.fromkeys(filter(None, (proof.note for proof in proofs)))
-        ),
+        *(f"[yellow]note[/] {text}" for text in dict.fromkeys(filter(None, (proof.note for proof in proofs)))),
         f"[yellow]note[/] RTO {RTO_NOTE}",
     )
 
@@ -153,9 +150,7 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _clusters(platform: Platform) -> Table:
-    table = _table(
-        "\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool (slots)", "rec/s"
-    )
+    table = _table("\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool (slots)", "rec/s")
     for cluster in platform.aerospike.clusters:
         table.add_row(
             cluster.name,
@@ -201,16 +196,14 @@ def _limits(platform: Platform) -> Table:
     table = _table("\nLimits", "metric", "target", "warning above", "critical above")
     for name in METRICS:
         limit = platform.limits[name]
-        table.add_row(
-            name, *(f"{value:g} {limit.unit}" for value in (limit.target, limit.warn, limit.critical))
-        )
+        table.add_row(name, *(f"{value:g} {limit.unit}" for value in (limit.target, limit.warn, limit.critical)))
     return table
 
 
 def _objectives(platform: Platform) -> Table:
     table = _table("\nObjectives", "system", "RPO", "RTO")
     objectives = platform.objectives
-    for name in ("aerospike", "postgres", "redshift"):
+    for name in SYSTEMS:
         objective = getattr(objectives, name)
         table.add_row(name, duration_text(objective.rpo), duration_text(objective.rto))
     for cluster in platform.aerospike.clusters:

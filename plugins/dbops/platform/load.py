@@ -77,8 +77,7 @@ def _unreadable(file: Path, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         names = ", ".join(sorted(other.stem for other in file.parent.glob("*.yaml"))) or "no other"
         return (
-            f"no such file in {file.parent} (there: {names}); "
-            f"set {VARIABLE} to a name in include/platform or to a file"
+            f"no such file in {file.parent} (there: {names}); set {VARIABLE} to a name in include/platform or to a file"
         )
     return f"cannot be read from {file.parent}: {error.strerror}"
 
@@ -126,9 +125,7 @@ def _not_yaml(error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     context = getattr(error, "context", None)
-    return Problem(
-        "", f"is no valid YAML: {f'{context}: ' if context else ''}{reason}", mark and mark.line + 1
-    )
+    return Problem("", f"is no valid YAML: {f'{context}: ' if context else ''}{reason}", mark and mark.line + 1)
 
 
 def _duplicates(node: yaml.Node, path: tuple[str | int, ...], seen: set[int]) -> Iterator[Problem]:

@@ -129,9 +129,7 @@ def _seed(value: str) -> str:
 
 def _bucket(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
-        raise ValueError(
-            "is no bucket name: 3 to 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends"
-        )
+        raise ValueError("is no bucket name: 3 to 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends")
     if re.fullmatch(r"[0-9.]+", value):
         try:
             ip_address(value)
@@ -195,7 +193,7 @@ def _name(pattern: str, longest: int) -> StringConstraints:
 
 
 def _inherited() -> Any:
-    """Filled in by the platform once it is valid."""
+    """Filled in by a validator once the whole is valid."""
     return None
 
 
@@ -205,9 +203,7 @@ Duration = Annotated[
     AfterValidator(_positive),
     PlainSerializer(_duration_in_file, str, "json"),
 ]
-DurationOrZero = Annotated[
-    timedelta, BeforeValidator(_duration), PlainSerializer(_duration_in_file, str, "json")
-]
+DurationOrZero = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_duration_in_file, str, "json")]
 Cron = Annotated[str, AfterValidator(_cron)]
 Seed = Annotated[str, AfterValidator(_seed)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
@@ -260,6 +256,9 @@ class Objective(Model):
     """What the operations guide promises, when that is more than the schedules can keep."""
 
 
+SYSTEMS = ("aerospike", "postgres", "redshift")
+
+
 class Objectives(Model):
     aerospike: Objective
     postgres: Objective
@@ -273,9 +272,7 @@ class Objectives(Model):
         for system in ("aerospike", "postgres", "redshift"):
             part = info.data.get(system)
             if part is not None and part.rto > value:
-                raise ValueError(
-                    f"is shorter than the {duration_text(part.rto)} that {system} alone may take"
-                )
+                raise ValueError(f"is shorter than the {duration_text(part.rto)} that {system} alone may take")
         return value
 
 
@@ -322,9 +319,8 @@ class AerospikeCluster(Model):
     max_duration: MaxDurations
     slices: Annotated[Whole, Field(ge=1, le=256)] = 64
     """Parts of a namespace that are backed up, and retried, by themselves; one mapped task each."""
-    pool: Annotated[str, _name(r"^[\w.-]+$", 256)] = Field(
-        default_factory=lambda data: f"aerospike_{data.get('name', '')}"
-    )
+    pool: Annotated[str, _name(r"^[\w.-]+$", 256)] = Field(default_factory=_inherited)
+    """Default: `aerospike_<name>`."""
     pool_slots: Annotated[Whole, Field(ge=1, le=1024)] = 8
     """Slices of this cluster that Airflow runs at once."""
     workers: Annotated[Whole, Field(ge=1, le=64)] = 4
@@ -355,6 +351,12 @@ class AerospikeCluster(Model):
                 f"of a run; set slices to {max(1, MAX_SLICES_OF_A_RUN // len(value))} or less"
             )
         return value
+
+    @model_validator(mode="after")
+    def _own_pool(self) -> AerospikeCluster:
+        if self.pool is None:
+            object.__setattr__(self, "pool", f"aerospike_{self.name}")
+        return self
 
     @property
     def backup_kinds(self) -> tuple[BackupKind, ...]:

@@ -102,9 +102,7 @@ def prove_cluster(cluster: AerospikeCluster) -> RpoProof:
 
 
 @lru_cache(maxsize=256)
-def _timeline(
-    kinds: tuple[BackupKind, ...], length: timedelta
-) -> tuple[tuple[datetime, tuple[BackupKind, ...]], ...]:
+def _timeline(kinds: tuple[BackupKind, ...], length: timedelta) -> tuple[tuple[datetime, tuple[BackupKind, ...]], ...]:
     """All starts of a period, with the kinds that start then, and the first start after it."""
     times: dict[datetime, tuple[BackupKind, ...]] = {}
     end = MONDAY + length
@@ -123,9 +121,7 @@ def _collisions(times: tuple[tuple[datetime, tuple[BackupKind, ...]], ...]) -> l
     for at, running in times:
         if len(running) > 1:
             first, second = running[0].name, running[1].name
-            found.setdefault(
-                (first, second), f"{first} and {second} both start at {at:%H:%M}: one waits for the other"
-            )
+            found.setdefault((first, second), f"{first} and {second} both start at {at:%H:%M}: one waits for the other")
     for (at, running), (then, due) in pairwise(times):
         for kind in running:
             if at + kind.max_duration > then:
