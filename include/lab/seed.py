@@ -1,4 +1,4 @@
-"""Data as the platform has it: accounts' line items, creatives, segments, spend. The same for the same seed, any size."""
+"""Data as the platform has it: line items, creatives, segments, spend. The same for the same seed, of any size."""
 
 from __future__ import annotations
 

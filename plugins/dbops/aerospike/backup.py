@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dbops.aerospike import asb, kernel
 from dbops.aerospike.cluster import Access, Cluster, NamespaceState
-from dbops.aerospike.digests import BLOCK, DIGEST, Bytes, Vanished, stored, union
+from dbops.aerospike.digests import BLOCK, DIGEST, Inventory, Vanished, union
 from dbops.aerospike.drain import Drain, Output, Tally
 from dbops.aerospike.wire import PARTITIONS, modified_since
 from dbops.backups import catalog
@@ -325,6 +325,7 @@ class _SliceReader:
         incremental = self.plan.kind is Kind.INCREMENTAL
         if incremental and (parent is None or parent.inventory_counts is None):
             raise DeletesUnknown(f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests")
+        older_digests = self._inventory(parent) if incremental and parent else None
         inventory = [0] * (self.last - self.first + 1)
         deleted = [0] * len(inventory)
         objects: list[ObjectEntry] = []
@@ -354,7 +355,7 @@ class _SliceReader:
                         continue
                     assert parent is not None
                     assert deleted_writer is not None
-                    older = union(self._parents_digests(parent, partition), _spooled(changed))
+                    older = union(older_digests.partition(partition), _spooled(changed))
                     vanished = Vanished(older, deleted_writer.write)
 
                     def keep(block: memoryview, vanished: Vanished = vanished) -> None:
@@ -379,14 +380,14 @@ class _SliceReader:
                 objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
         return self._result(objects, drain.resumed + present.resumed, inventory, deleted if incremental else None)
 
-    def _parents_digests(self, parent: Manifest, partition: int) -> Iterator[Bytes]:
+    def _inventory(self, parent: Manifest) -> Inventory:
         assert parent.inventory_counts is not None
         objects = [
             (catalog.object_key(parent, entry.name), entry.first, entry.last)
             for entry in parent.objects
             if entry.role == "digests"
         ]
-        return stored(self.store, objects, parent.inventory_counts, partition)
+        return Inventory(self.store, objects, parent.inventory_counts)
 
     # --------------------------------------------------------------------------- result
 

@@ -125,23 +125,38 @@ class Vanished:
             self._out(block.data)
 
 
-def stored(
-    store: Store, objects: Sequence[tuple[str, int, int]], counts: Sequence[int], partition: int
-) -> Iterator[Bytes]:
-    """The digests that a committed inventory holds of one partition, in blocks of at most BLOCK bytes.
+class Inventory:
+    """The digests of a committed restore point, read ahead: partitions asked in ascending order cost few requests.
 
     :param objects: (key, first partition, last partition) of the inventory's objects.
     :param counts: digests per partition, 4096 of them.
     """
-    key, first = next((key, first) for key, first, last in objects if first <= partition <= last)
-    offset, left = DIGEST * sum(counts[first:partition]), DIGEST * counts[partition]
-    while left:
-        size = min(left, BLOCK // DIGEST * DIGEST)
-        data = b"".join(store.read(key, offset, size))
+
+    def __init__(self, store: Store, objects: Sequence[tuple[str, int, int]], counts: Sequence[int]) -> None:
+        self._store, self._objects, self._counts = store, objects, counts
+        self._key, self._start, self._block = "", 0, _NONE
+
+    def partition(self, partition: int) -> Iterator[Bytes]:
+        """The digests of one partition, in blocks of at most BLOCK bytes.
+
+        :raises InventoryDamaged: an object is shorter than the counts say.
+        """
+        key, first, last = next(entry for entry in self._objects if entry[1] <= partition <= entry[2])
+        offset, left = DIGEST * sum(self._counts[first:partition]), DIGEST * self._counts[partition]
+        end = DIGEST * sum(self._counts[first : last + 1])
+        while left:
+            if self._key != key or not self._start <= offset < self._start + self._block.size:
+                self._read(key, offset, min(BLOCK // DIGEST * DIGEST, end - offset))
+            at = offset - self._start
+            block = self._block[at : at + left]
+            yield block
+            offset, left = offset + block.size, left - block.size
+
+    def _read(self, key: str, offset: int, size: int) -> None:
+        data = b"".join(self._store.read(key, offset, size))
         if len(data) != size:
             raise InventoryDamaged(
-                f"read digests of partition {partition} from {key}: {len(data)} bytes at {offset}, expected {size}; "
-                "the parent restore point is damaged: verify it, and take a full backup"
+                f"read digests from {key}: {len(data)} bytes at {offset}, expected {size}; the parent restore point "
+                "is damaged: verify it, and take a full backup"
             )
-        yield np.frombuffer(data, np.uint8)
-        offset, left = offset + size, left - size
+        self._key, self._start, self._block = key, offset, np.frombuffer(data, np.uint8)
