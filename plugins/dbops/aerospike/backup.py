@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from dbops.aerospike import asb, kernel
 from dbops.aerospike.cluster import Access, Cluster, NamespaceState
-from dbops.aerospike.digests import BLOCK, DIGEST, Inventory, Vanished, union
+from dbops.aerospike.digests import BLOCK, DIGEST, Bytes, Inventory, Vanished, union
 from dbops.aerospike.drain import Drain, Output, Tally
 from dbops.aerospike.wire import PARTITIONS, modified_since
 from dbops.backups import catalog
