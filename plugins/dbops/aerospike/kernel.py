@@ -829,7 +829,7 @@ def _answer(
             elif kind == 2 and key == 0 and n > 0:
                 key = p + 5
                 key_size = n
-            else:
+            elif kind != 15:  # the indexed value, in the answer to a secondary-index query
                 why = _FIELD
                 offset = p
                 break
