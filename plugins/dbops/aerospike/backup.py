@@ -353,7 +353,7 @@ class _SliceReader:
                     if not incremental:
                         inventory[at] = int(self.tally.counts[partition])
                         continue
-                    assert parent is not None
+                    assert older_digests is not None
                     assert deleted_writer is not None
                     older = union(older_digests.partition(partition), _spooled(changed))
                     vanished = Vanished(older, deleted_writer.write)

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dbops.errors import FinalError, RetryableError
 
@@ -100,6 +101,14 @@ class Tls:
         if self.cert_file:
             context.load_cert_chain(self.cert_file, self.key_file)
         return context
+
+
+@lru_cache(maxsize=8)
+def _credential(password: str) -> bytes:
+    """The hash that the server knows; slow on purpose (60 ms), and asked for each node."""
+    import bcrypt
+
+    return bcrypt.hashpw(password.encode()[:72], _PASSWORD_SALT)
 
 
 def frame(kind: int, body: bytes) -> bytes:
@@ -208,10 +217,7 @@ class Connection:
 
     def login(self, user: str, password: str) -> bytes | None:
         """Log in with internal authentication; the session token for further connections, None if security is off."""
-        import bcrypt
-
-        credential = bcrypt.hashpw(password.encode()[:72], _PASSWORD_SALT)
-        fields = [message_field(_USER, user.encode()), message_field(_CREDENTIAL, credential)]
+        fields = [message_field(_USER, user.encode()), message_field(_CREDENTIAL, _credential(password))]
         code, answer = self._security(_LOGIN, fields)
         if code in (_SECURITY_NOT_ENABLED, _SECURITY_NOT_SUPPORTED):
             return None

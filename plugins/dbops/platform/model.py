@@ -407,6 +407,8 @@ class Alerts(Model):
     slack: Slack
     pagerduty: PagerDuty | None = None
     email: Mail | None = None
+    runbooks: Annotated[str, StringConstraints(pattern=r"^https?://\S+[^/]$")] | None = None
+    """Address of the folder with the runbooks, for links in alerts. None: their path in this repository."""
 
     def channels(self, severity: Severity) -> tuple[str, ...]:
         """Critical: Slack and PagerDuty; warning: Slack; summary: email. Only those that are configured."""
