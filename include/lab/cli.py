@@ -94,9 +94,7 @@ def inbox(state: State = None, as_json: Json = False) -> None:
 def inbox_table(entries: list[dict[str, Any]]) -> Table:
     table = Table("at (UTC)", "channel", "answered", "what", title="inbox")
     for entry in entries:
-        table.add_row(
-            entry["at"][:19].replace("T", " "), entry["channel"], str(entry["answered"]), _what(entry)
-        )
+        table.add_row(entry["at"][:19].replace("T", " "), entry["channel"], str(entry["answered"]), _what(entry))
     return table
 
 

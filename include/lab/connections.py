@@ -70,10 +70,7 @@ def smtp(smtp_port: int, password: str) -> Connection:
 
 def variables(connections: Mapping[str, Connection]) -> dict[str, str]:
     """The environment variables that hold these connections."""
-    return {
-        f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection)
-        for conn_id, connection in connections.items()
-    }
+    return {f"AIRFLOW_CONN_{conn_id.upper()}": json.dumps(connection) for conn_id, connection in connections.items()}
 
 
 def info(conn_id: str, connection: Connection) -> ConnectionInfo:

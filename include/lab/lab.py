@@ -97,6 +97,7 @@ class Lab:
         self.state = (state or Path(os.environ.get(VARIABLE) or PROJECT / ".lab")).absolute()
         self._guarded = guarded
         self._settings: Settings | None = None
+        self._supervisor: Supervisor | None = None
 
     @property
     def exists(self) -> bool:
@@ -115,7 +116,9 @@ class Lab:
         return self._settings
 
     def supervisor(self) -> Supervisor:
-        return Supervisor(self.state, guarded=self._guarded)
+        if self._supervisor is None or not self.state.is_dir():
+            self._supervisor = Supervisor(self.state, guarded=self._guarded)
+        return self._supervisor
 
     def postgres(self) -> Postgres:
         passwords = {name: self.settings.secrets[f"postgres/{name}"] for name in (ADMIN, *DATABASES)}
@@ -147,11 +150,7 @@ class Lab:
 
         :raises StartFailed: a part did not come up; those that this call started are ended again.
         """
-        if (
-            self.state.is_dir()
-            and not self.exists
-            and not {path.name for path in self.state.iterdir()} <= CONTENT
-        ):
+        if self.state.is_dir() and not {path.name for path in self.state.iterdir()} <= CONTENT:
             raise NoLab(f"{self.state} holds other things than a lab: name an empty folder in {VARIABLE}")
         with self._alone():
             if not self.exists:
@@ -178,7 +177,7 @@ class Lab:
     def down(self, *, keep: bool = False) -> list[str]:
         """End all processes of the lab and, unless `keep`, remove its folder; returns what was running.
 
-        What S3 and Aerospike held ends with their processes, so without `keep` nothing that refers to it stays.
+        What S3 and Aerospike held ends with their processes, so what refers to it should not stay.
         """
         if not self.state.is_dir():
             return []
@@ -198,6 +197,7 @@ class Lab:
                 path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.state.rmdir()
+        self._settings = self._supervisor = None
 
     def status(self) -> list[PartStatus]:
         known, supervisor = self.settings, self.supervisor()
@@ -233,9 +233,7 @@ class Lab:
         return {
             **clusters,
             "dbops_s3": connections.s3(known.s3),
-            "dbops_ledger": connections.postgres(
-                known.postgres, "dbops_ledger", secret["postgres/dbops_ledger"]
-            ),
+            "dbops_ledger": connections.postgres(known.postgres, "dbops_ledger", secret["postgres/dbops_ledger"]),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),
             "dbops_pagerduty": connections.pagerduty(
                 known.receivers.https, secret["pagerduty"], self.state / "loopback.pem"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,3 +44,21 @@ def receivers_part(state: Path, ports: ReceiverPorts, *, slack_token: str, mail_
         "LAB_SMTP_PASSWORD": mail_password,
     }
     return Part("receivers", command, lambda: listens(ports.http) and listens(ports.smtp), env=secret)
+
+
+def aerospike_part(
+    name: str,
+    ports: Sequence[int],
+    control_port: int,
+    namespaces: Sequence[str],
+    *,
+    login: tuple[str, str] | None = None,
+) -> Part:
+    command = [sys.executable, "-m", "dbops_lab.aerospike", "--name", name]
+    command += ["--ports", ",".join(map(str, ports)), "--control-port", str(control_port)]
+    command += ["--namespaces", ",".join(namespaces)]
+    secret = {}
+    if login:
+        command += ["--user", login[0]]
+        secret[f"LAB_PASSWORD_{login[0].upper()}"] = login[1]
+    return Part(f"aerospike-{name}", command, lambda: listens(control_port), env=secret)

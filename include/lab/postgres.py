@@ -102,9 +102,7 @@ class Postgres:
     :param guarded: as the supervisor's that starts it.
     """
 
-    def __init__(
-        self, state: Path, port: int, passwords: Mapping[str, str], *, guarded: bool = False
-    ) -> None:
+    def __init__(self, state: Path, port: int, passwords: Mapping[str, str], *, guarded: bool = False) -> None:
         self.port = port
         self.passwords = passwords
         self._binaries = find_binaries()
@@ -149,9 +147,7 @@ class Postgres:
             secret.unlink()
         if done.returncode:
             shutil.rmtree(draft, ignore_errors=True)
-            raise PostgresMissing(
-                f"initdb of {self._binaries} failed: {(done.stderr or done.stdout).strip()}"
-            )
+            raise PostgresMissing(f"initdb of {self._binaries} failed: {(done.stderr or done.stdout).strip()}")
         draft.rename(self._data)
 
     def ready(self) -> bool:
@@ -173,9 +169,7 @@ class Postgres:
                     if name not in existing:
                         role = sql.Identifier(name)
                         cursor.execute(sql.SQL("drop role if exists {}").format(role))
-                        cursor.execute(
-                            sql.SQL("create role {} login password %s").format(role), [self.passwords[name]]
-                        )
+                        cursor.execute(sql.SQL("create role {} login password %s").format(role), [self.passwords[name]])
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
         finally:
             connection.close()

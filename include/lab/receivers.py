@@ -1,9 +1,9 @@
 """Loopback receivers of Slack webhooks, PagerDuty Events v2 and mail: keep what arrives, fail when told.
 
 `python -m dbops_lab.receivers --state DIR --http-port P --https-port P --smtp-port P` runs all three in one
-process (PagerDuty's client speaks https only, so there are two). What arrives is one line of `DIR/inbox.jsonl`.
-Control, on both: `GET /lab/inbox`, `GET /lab/incidents`, `POST /lab/fail`, `POST /lab/clear`. Answers and status
-codes are those of the real services.
+process (PagerDuty's client speaks https only, so there are two). What arrives is one line of
+`DIR/inbox.jsonl`. Control, on both: `GET /lab/inbox`, `GET /lab/incidents`, `POST /lab/fail`,
+`POST /lab/clear`. Answers and status codes are those of the real services.
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class Inbox:
                     "since": entry["at"],
                 }
             payload = event["payload"]
-            known.update(
-                triggers=known["triggers"] + 1, summary=payload["summary"], severity=payload["severity"]
-            )
+            known.update(triggers=known["triggers"] + 1, summary=payload["summary"], severity=payload["severity"])
         elif known is not None and known["state"] != "resolved":
             known["state"] = "acknowledged" if action == "acknowledge" else "resolved"
             known[f"{known['state']}_at"] = entry["at"]
@@ -160,9 +158,7 @@ class Receivers:
                 if length > MAX_BODY:
                     writer.write(_answer(413, "too large"))
                     break
-                status, body = await self._route(
-                    method, path.partition("?")[0], await reader.readexactly(length)
-                )
+                status, body = await self._route(method, path.partition("?")[0], await reader.readexactly(length))
                 writer.write(_answer(status, body))
                 await writer.drain()
                 if headers.get("connection", "").lower() == "close":
@@ -244,9 +240,7 @@ def _event_errors(event: dict[str, Any] | None, change: bool) -> list[str]:
     if action not in ("trigger", "acknowledge", "resolve"):
         errors.append("'event_action' must be one of trigger, acknowledge, resolve")
     if action == "trigger":
-        errors += [
-            f"'payload.{name}' is missing or blank" for name in ("summary", "source") if not payload.get(name)
-        ]
+        errors += [f"'payload.{name}' is missing or blank" for name in ("summary", "source") if not payload.get(name)]
         if payload.get("severity") not in ("critical", "error", "warning", "info"):
             errors.append("'payload.severity' must be one of critical, error, warning, info")
         if len(str(payload.get("summary", ""))) > 1024:
@@ -278,9 +272,7 @@ def _parse_head(head: bytes) -> tuple[str, str, dict[str, str]]:
 
 def _answer(status: int, body: Any) -> bytes:
     kind, data = (
-        ("text/html", body.encode())
-        if isinstance(body, str)
-        else ("application/json", json.dumps(body).encode())
+        ("text/html", body.encode()) if isinstance(body, str) else ("application/json", json.dumps(body).encode())
     )
     head = f"HTTP/1.1 {status} Lab\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
     return head.encode() + data

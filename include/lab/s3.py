@@ -63,9 +63,7 @@ class Faults:
         status = order["status"]
         code = ERRORS.get(status, "InternalError")
         body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
-        start_response(
-            f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
-        )
+        start_response(f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [body.encode()]
 
     def _match(self, method: str, target: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Supervisor:
         if self.alive(part.name):
             return
         self._end(part.name)
-        with self.log_path(part).open("ab") as log:
+        with uninterrupted(), self.log_path(part).open("ab") as log:
             parent = os.getpid()
             child = subprocess.Popen(
                 part.command,
@@ -86,9 +87,9 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=(lambda: _end_with(parent, part.stop_signal)) if self._guarded else None,
             )
-        self._children[part.name] = child
-        record = {"pid": child.pid, "created": _created(child.pid), "stop_signal": int(part.stop_signal)}
-        write_private(self._run / f"{part.name}.json", json.dumps(record))
+            self._children[part.name] = child
+            record = {"pid": child.pid, "created": _created(child.pid), "stop_signal": int(part.stop_signal)}
+            write_private(self._run / f"{part.name}.json", json.dumps(record))
 
     def wait(
         self,
@@ -109,9 +110,7 @@ class Supervisor:
                     if tick:
                         tick(part.name)
                 elif not self.alive(part.name):
-                    raise StartFailed(
-                        f"lab {self.state}: {part.name} ended while starting: {self._tail(part)}"
-                    )
+                    raise StartFailed(f"lab {self.state}: {part.name} ended while starting: {self._tail(part)}")
             if waiting and time.monotonic() > deadline:
                 names = ", ".join(part.name for part in waiting)
                 raise StartFailed(
@@ -144,13 +143,14 @@ class Supervisor:
         """End the named parts (default: all) and their descendants; returns those that were still alive."""
         names = self.names() if names is None else list(names)
         alive = [name for name in names if self.alive(name)]
-        for name in alive:
-            self._signal(name)
-        deadline = time.monotonic() + STOP_SECONDS
-        while any(self.alive(name) for name in alive) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        for name in names:
-            self._end(name)
+        with uninterrupted():
+            for name in alive:
+                self._signal(name)
+            deadline = time.monotonic() + STOP_SECONDS
+            while any(self.alive(name) for name in alive) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            for name in names:
+                self._end(name)
         return alive
 
     def log_path(self, part: Part) -> Path:
@@ -217,6 +217,24 @@ class Supervisor:
         return " | ".join(lines[-8:]) or "its log is empty"
 
 
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP wait until the block is done (in the main thread; others get none)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda found, frame: arrived.append(found)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(arrived):
+            signal.raise_signal(number)
+
+
 def _created(pid: int) -> float:
     try:
         return psutil.Process(pid).create_time()
@@ -257,8 +275,6 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
-    with os.fdopen(
-        os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
-    ) as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)
     draft.replace(path)

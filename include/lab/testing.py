@@ -38,9 +38,7 @@ class LabPostgres:
         self.port = server.port
 
     def info(self, database: str = "dbops_ledger") -> ConnectionInfo:
-        return connections.info(
-            database, connections.postgres(self.port, database, self.server.passwords[database])
-        )
+        return connections.info(database, connections.postgres(self.port, database, self.server.passwords[database]))
 
     def new_database(self, conn_id: str = "dbops_ledger") -> ConnectionInfo:
         """An empty database that nobody else uses."""

@@ -49,9 +49,7 @@ def test_slack_message_is_kept(receivers: LabReceivers) -> None:
     ("body", "answer"),
     [(b"{", (400, "invalid_payload")), ({}, (400, "no_text")), ([], (400, "invalid_payload"))],
 )
-def test_slack_refuses_what_slack_refuses(
-    receivers: LabReceivers, body: Any, answer: tuple[int, str]
-) -> None:
+def test_slack_refuses_what_slack_refuses(receivers: LabReceivers, body: Any, answer: tuple[int, str]) -> None:
     assert post(slack_url(receivers), body) == answer
 
 
@@ -97,9 +95,7 @@ def test_resolving_an_unknown_key_is_accepted_and_opens_nothing(receivers: LabRe
         ({"event_action": "resolve"}, "dedup_key"),
     ],
 )
-def test_pagerduty_refuses_a_bad_event(
-    receivers: LabReceivers, change: dict[str, Any], complaint: str
-) -> None:
+def test_pagerduty_refuses_a_bad_event(receivers: LabReceivers, change: dict[str, Any], complaint: str) -> None:
     status, answer = post(f"{receivers.url}/v2/enqueue", event(receivers, "trigger", None) | change)
     assert status == 400
     assert complaint in " ".join(json.loads(answer)["errors"])
