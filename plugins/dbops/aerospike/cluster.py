@@ -248,7 +248,8 @@ class Cluster:
             names.update(filter(None, answer.get("namespaces", "").split(";")))
         if namespace not in names:
             raise UnknownNamespace(
-                f"cluster {self.access.cluster} has no namespace {namespace}; it has {', '.join(sorted(names)) or 'none'}"
+                f"cluster {self.access.cluster} has no namespace {namespace}; "
+                f"it has {', '.join(sorted(names)) or 'none'}"
             )
 
     def wait_ready(

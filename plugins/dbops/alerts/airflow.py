@@ -113,7 +113,8 @@ def alert_on_failure(severity: Severity, runbook: str) -> Callback:
                 severity=severity,
                 key=failure_key(dag_id),
                 title=f"{dag_id} failed",
-                what=f"Run {run_id} failed{where} ({known.get('reason') or 'no reason given'}). {_meaning(known['dag'])}",
+                what=f"Run {run_id} failed{where} ({known.get('reason') or 'no reason given'}). "
+                f"{getattr(known['dag'], 'description', None) or ''}",
                 since=getattr(known.get("dag_run"), "start_date", None),
                 run_url=run_url(dag_id, run_id),
                 runbook=runbook,
@@ -165,10 +166,6 @@ def run_url(dag_id: str, run_id: str) -> str:
 
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     return f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}" if run_id else f"{base}/dags/{quote(dag_id)}"
-
-
-def _meaning(dag: Any) -> str:
-    return str(getattr(dag, "description", None) or "")
 
 
 def _raise(alert: Alert) -> None:

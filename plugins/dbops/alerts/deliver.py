@@ -19,7 +19,9 @@ from dbops.platform import Platform, Severity
 from dbops.redact import redact
 
 RUNBOOKS = "include/runbooks"
-LEDGER_DOWN = "The ledger was unreachable: this alert is not remembered, may come again, and does not resolve by itself."
+LEDGER_DOWN = (
+    "The ledger was unreachable: this alert is not remembered, may come again, and does not resolve by itself."
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,9 @@ def raise_alert(
     delivery = Delivery(opened=sighting is not None and sighting.opened, ledger_down=sighting is None)
     ended = False
     for name in sighting.tell if sighting else wanted:
-        error = _send(channels, name, notice, delivery, secrets)
+        problem = _send(channels, name, notice, delivery, secrets)
         if ledger is not None and sighting is not None:
-            ended |= _remember(ledger, sighting.id, name, error, resolving=False, secrets=secrets)
+            ended |= _remember(ledger, sighting.id, name, problem, resolving=False, secrets=secrets)
     if ended:
         # It was resolved while we were telling: what we told must be taken back.
         resolve_alert(platform, ledger, alert.key, channels, secrets=secrets)
@@ -120,8 +122,8 @@ def resolve_alert(
         times_seen=resolution.times_seen,
     )
     for name in resolution.tell:
-        error = _send(channels, name, notice, delivery, secrets)
-        _remember(ledger, resolution.id, name, error, resolving=True, secrets=secrets)
+        problem = _send(channels, name, notice, delivery, secrets)
+        _remember(ledger, resolution.id, name, problem, resolving=True, secrets=secrets)
     return delivery
 
 
