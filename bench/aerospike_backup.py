@@ -233,7 +233,7 @@ class Bench:
         """Nothing has changed since the full that both build on."""
         folder = self.directory / "incremental"
         store = LocalStore(folder)
-        time.sleep(1.1)  # the load is over before the snapshot's second begins
+        time.sleep(1.1)  # a snapshot is a whole second, later than the load and than the point before it
         full = self._backup(store, Kind.FULL)
         since = full.snapshot_at.astimezone()  # asbackup reads local time
         name, peer = "incremental, nothing changed", "asbackup --modified-after, nothing changed"
@@ -246,6 +246,7 @@ class Bench:
 
         samples: dict[str, list[dict[str, float]]] = {name: [], peer: []}
         for _ in range(max(5, self.options.rounds)):
+            time.sleep(1.1)
             _, seconds, cpu = measured(ours)
             samples[name].append({"examined/s": total / seconds, "seconds": seconds, "cpu_s": cpu})
             if self.options.asbackup:
@@ -266,6 +267,7 @@ class Bench:
         fulls, incrementals = [], []
         for _ in range(self.options.rounds):
             for kind, samples in ((Kind.FULL, fulls), (Kind.INCREMENTAL, incrementals)):
+                time.sleep(1.1)
                 started, cpu = time.perf_counter(), time.process_time()
                 manifest = self._backup(store, kind, track_deletes=True)
                 seconds = time.perf_counter() - started

@@ -68,7 +68,7 @@ class Report:
         print()
         for target in self.targets:
             state = {True: "met", False: "MISSED", None: "not measured"}[target["ok"]]
-            value = "" if target["value"] is None else f"{target['value']:.2f}"
+            value = "" if target["value"] is None else _number(target["value"])
             print(f"{target['name']:58}{value:>10}  {target['target']:10}{state}")
         return self.code()
 

@@ -72,7 +72,7 @@ Kernel = Callable[..., tuple[int, int, int]]
 class Output:
     """A preallocated buffer that a kernel fills and that is handed on when it is full enough."""
 
-    def __init__(self, take: Callable[[memoryview], object], size: int = 4 << 20) -> None:
+    def __init__(self, take: Callable[[memoryview], object], size: int = 512 << 10) -> None:
         self.take = take
         self.buffer: Bytes = np.empty(size, np.uint8)
         self.used = 0
