@@ -1,49 +1,181 @@
-"""Alerts out of Airflow: what DAGs name as callbacks, and the channels over Airflow's own hooks and connections.
+"""What Airflow calls when a run fails, succeeds or is late, and the channels made of the providers' hooks.
 
-Callbacks of a DAG, not of its tasks: a task's own is not called when the task is killed. They run in the dag processor;
-a missed deadline runs in an executor. Importing this module opens nothing and loads no provider.
+Nothing here raises: an alert that cannot be sent is logged, and the error that it was about stays what it is. Light to
+import, since DAG files do.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from dbops.alerts.alert import Alert, Channel, Notice
-from dbops.platform import Platform, Severity, load_platform
+from dbops.platform import Platform, Severity, duration_text, load_platform
+from dbops.redact import redact
 
 if TYPE_CHECKING:
+    from airflow.sdk import Context
     from sqlalchemy import Engine
 
-    from dbops.connections import ConnectionInfo
+ATTEMPT_SECONDS = 5
+"""Of one attempt to reach a channel; there are two at most. All must fit into the 50 s that the dag-processor gives
+a callback ([dag_processor] dag_file_processor_timeout)."""
+
+LONGEST_ERROR = 1000
+MOST_TASKS_NAMED = 10
+FAILED_STATES = frozenset({"failed", "upstream_failed"})
 
 log = logging.getLogger(__name__)
 
-Callback = Callable[[Any], None]
 
-SEND_SECONDS = 10
+# --- what DAG files use -------------------------------------------------------------------------------------
+
+
+def alert_on_failure(severity: Severity, runbook: str) -> Callable[[Context], None]:
+    """A DAG's `on_failure_callback`: one incident for as long as the DAG's runs fail.
+
+    :param runbook: name of a page in include/runbooks, without `.md`.
+    """
+    return partial(run_failed, severity=severity, runbook=runbook)
+
+
+def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
+    """Raise the alert of a failed run; called in the dag-processor."""
+    with _unharmed("the alert of a failed run"):
+        dag_id, run_id = _run(context)
+        states = _task_states(dag_id, run_id)
+        platform = load_platform()
+        ledger = _ledger(platform)
+        alert = Alert(
+            severity=severity,
+            key=_failed(dag_id),
+            title=_title(context, dag_id, "failed"),
+            what=_what_failed(context, dag_id, run_id, states, ledger),
+            value=_failed_count(states),
+            run_url=_run_url(dag_id, run_id),
+            runbook=runbook,
+        )
+        _raise(platform, ledger, alert)
+
+
+def resolve_on_success(context: Context) -> None:
+    """A DAG's `on_success_callback`: what failed or was late has ended.
+
+    A run that did less than the schedule would have (a dry run, or only some `namespaces`) ends nothing.
+    """
+    with _unharmed("the end of an alert"):
+        dag_id, run_id = _run(context)
+        if _narrowed(context):
+            log.info("run %s of %s did not do all that the DAG does: it resolves no incident", run_id, dag_id)
+            return
+        platform = load_platform()
+        ledger = _ledger(platform)
+        for key in (_failed(dag_id), _late(dag_id)):
+            _resolve(platform, ledger, key, _run_url(dag_id, run_id))
+
+
+def deadline_missed(
+    runbook: str, severity: Severity = Severity.CRITICAL, context: Mapping[str, Any] | None = None
+) -> None:
+    """Callback of a `DeadlineAlert` (`SyncCallback`): the run is not done in its time.
+
+    :param context: given by Airflow: `dag_run` as its REST API shows it, and `deadline`.
+    """
+    with _unharmed("the alert of a missed deadline"):
+        run: Mapping[str, Any] = (context or {})["dag_run"]
+        dag_id, run_id, state = run["dag_id"], run["dag_run_id"], str(run["state"])
+        if state in {"success", "failed"}:
+            log.info("run %s of %s was over before its deadline was looked at: %s", run_id, dag_id, state)
+            return
+        queued = _moment(run.get("queued_at")) or _moment(run["run_after"]) or datetime.now(UTC)
+        deadline = _moment((context or {})["deadline"]["deadline_time"]) or queued
+        alert = Alert(
+            severity=Severity(severity),
+            key=_late(dag_id),
+            title=f"{dag_id} is late",
+            what=f"Run {run_id} of {dag_id} is {state} and should have been done by {deadline:%Y-%m-%d %H:%M} UTC.",
+            value=f"{duration_text(datetime.now(UTC) - queued)} since it was queued",
+            limit=duration_text(deadline - queued),
+            run_url=_run_url(dag_id, run_id),
+            runbook=runbook,
+        )
+        notify(alert)
+
+
+def remember_error(context: Context) -> None:
+    """A task's `on_failure_callback`: write its error down, so that the alert of the run can show it."""
+    with _unharmed("the note of a task's error"):
+        from dbops.ledger import record_action
+
+        ti, error = context["ti"], context.get("exception")
+        now = datetime.now(UTC)
+        platform = load_platform()
+        if (ledger := _ledger(platform)) is None:
+            return
+        record_action(
+            ledger,
+            name="task",
+            target=_task_name(ti.task_id, ti.map_index),
+            run=_run_key(ti.dag_id, ti.run_id),
+            started_at=ti.start_date or now,
+            finished_at=now,
+            outcome="failed",
+            message=redact(_described(error), secrets(platform)),
+        )
+
+
+def notify(alert: Alert) -> None:
+    """Raise an alert from a task or callback."""
+    with _unharmed(f"alert {alert.key}"):
+        platform = load_platform()
+        _raise(platform, _ledger(platform), alert)
+
+
+def resolve(key: str, run_url: str | None = None) -> None:
+    """End the incident of a key from a task or callback."""
+    with _unharmed(f"the end of alert {key}"):
+        platform = load_platform()
+        _resolve(platform, _ledger(platform), key, run_url)
+
+
+# --- channels -----------------------------------------------------------------------------------------------
 
 
 class SlackChannel:
-    """An incoming webhook. It posts to the channel that it was made for in Slack."""
+    """Posts to an incoming webhook, which leads to one room."""
 
-    def __init__(self, connection: str) -> None:
-        self.connection = connection
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
 
     def send(self, notice: Notice) -> None:
         from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
+        from slack_sdk.http_retry.builtin_handlers import ConnectionErrorRetryHandler, ServerErrorRetryHandler
 
         from dbops.alerts import texts
 
-        SlackWebhookHook(slack_webhook_conn_id=self.connection, timeout=SEND_SECONDS).send_dict(texts.slack(notice))
+        hook = SlackWebhookHook(
+            slack_webhook_conn_id=self._conn_id,
+            timeout=ATTEMPT_SECONDS,
+            retry_handlers=[ConnectionErrorRetryHandler(1), ServerErrorRetryHandler(1)],
+        )
+        hook.send_dict(texts.slack(notice))
 
 
 class PagerDutyChannel:
-    """Events API v2. The connection's host, when it has one, replaces the public service (`https://...`)."""
+    """Sends trigger and resolve events.
 
-    def __init__(self, connection: str) -> None:
-        self.connection = connection
+    The connection's host, when there is one, is the address of the events API (https://events.eu.pagerduty.com for a
+    European account), and `ca_file` of its extra the authority to trust. The hook knows neither, and lets the client
+    wait for minutes when PagerDuty is busy (for ever on 429); so it gives the key here, and the client is ours.
+    """
+
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
 
     def send(self, notice: Notice) -> None:
         import ssl
@@ -51,154 +183,203 @@ class PagerDutyChannel:
         from airflow.providers.pagerduty.hooks.pagerduty_events import PagerdutyEventsHook, prepare_event_data
         from pagerduty import EventsApiV2Client
 
-        from dbops.adapter import connection
         from dbops.alerts import texts
 
-        info = connection(self.connection)
-        key = PagerdutyEventsHook(pagerduty_events_conn_id=self.connection).integration_key
-        # The provider's hook knows one address only; its client takes another, and the retries that it would do
-        # (minutes, or for ever) would hold everything behind it.
-        options: dict[str, Any] = {"base_url": info.host} if info.host else {}
-        if info.extra.get("ca_file"):
-            options["verify"] = ssl.create_default_context(cafile=info.extra["ca_file"])
-        client = EventsApiV2Client(key, **options)
-        client.retry = {429: 1, 500: 1, 502: 1, 503: 1, 504: 1}
-        client.max_network_attempts = 1
-        client.sleep_timer = 0.5
-        client.timeout = SEND_SECONDS
-        with client:
+        hook = PagerdutyEventsHook(pagerduty_events_conn_id=self._conn_id)
+        found = hook.get_connection(self._conn_id)
+        trusted = ssl.create_default_context(cafile=found.extra_dejson.get("ca_file"))
+        with EventsApiV2Client(hook.integration_key, base_url=found.host or None, verify=trusted) as client:
+            client.retry = dict.fromkeys((429, 500, 502, 503, 504), 1)
+            client.max_network_attempts = 1
+            client.sleep_timer = 0.5
+            client.timeout = ATTEMPT_SECONDS
             client.send_event(**prepare_event_data(**texts.pagerduty(notice)))
 
 
 class MailChannel:
-    """Mail through an SMTP connection; the sender is the connection's `from_email`."""
+    """Sends a mail when a problem begins; its end is no mail."""
 
-    def __init__(self, connection: str, to: tuple[str, ...]) -> None:
-        self.connection, self.to = connection, to
+    def __init__(self, conn_id: str, to: Sequence[str]) -> None:
+        self._conn_id, self._to = conn_id, list(to)
 
     def send(self, notice: Notice) -> None:
         from airflow.providers.smtp.hooks.smtp import SmtpHook
 
         from dbops.alerts import texts
 
-        subject, body = texts.email(notice)
-        with SmtpHook(smtp_conn_id=self.connection) as hook:
-            hook.send_email_smtp(to=list(self.to), subject=subject, html_content=body)
+        if notice.state == "resolved":
+            return
+        subject, html = texts.email(notice)
+        with SmtpHook(smtp_conn_id=self._conn_id) as hook:
+            hook.send_email_smtp(to=self._to, subject=subject, html_content=html)
 
 
 def channels(platform: Platform) -> dict[str, Channel]:
-    """The channels that the platform file configures, by name."""
+    """The configured channels by the names that `platform.alerts.channels` gives; opens nothing."""
     alerts = platform.alerts
     found: dict[str, Channel] = {"slack": SlackChannel(alerts.slack.connection)}
-    if alerts.pagerduty:
+    if alerts.pagerduty is not None:
         found["pagerduty"] = PagerDutyChannel(alerts.pagerduty.connection)
-    if alerts.email:
+    if alerts.email is not None:
         found["email"] = MailChannel(alerts.email.connection, alerts.email.to)
     return found
 
 
-def alert_on_failure(severity: Severity, runbook: str) -> Callback:
-    """A DAG's `on_failure_callback`: open the DAG's incident, or note that it still lasts.
+def secrets(platform: Platform) -> list[str]:
+    """The passwords of every connection that the platform names: none of them may appear in a text."""
+    from dbops.adapter import connection
 
-    :param runbook: name of a page in include/runbooks.
-    """
-
-    def failed(context: Any) -> None:
-        known = cast(Mapping[str, Any], context)
-        dag_id, run_id = known["dag"].dag_id, known.get("run_id") or known["dag_run"].run_id
-        task = known.get("ti")
-        where = f", last in task {task.task_id}" if task is not None else ""
-        _raise(
-            Alert(
-                severity=severity,
-                key=failure_key(dag_id),
-                title=f"{dag_id} failed",
-                what=f"Run {run_id} failed{where} ({known.get('reason') or 'no reason given'}). "
-                f"{getattr(known['dag'], 'description', None) or ''}",
-                since=getattr(known.get("dag_run"), "start_date", None),
-                run_url=run_url(dag_id, run_id),
-                runbook=runbook,
-            )
-        )
-
-    return failed
+    alerts = platform.alerts
+    used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
+    used += [platform.storage.connection, platform.ledger_connection]
+    used += [cluster.connection for cluster in platform.aerospike.clusters]
+    found = []
+    for conn_id in dict.fromkeys(used):
+        try:
+            password = connection(conn_id).password
+        except Exception as error:  # whoever needs this connection says so itself
+            log.debug("connection %s: %s", conn_id, type(error).__name__)
+            continue
+        if password:
+            found.append(password)
+    return found
 
 
-def resolve_on_success(context: Any) -> None:
-    """A DAG's `on_success_callback`: its incidents, failed and late, are over."""
-    known = cast(Mapping[str, Any], context)
-    dag_id, run_id = known["dag"].dag_id, known.get("run_id") or known["dag_run"].run_id
-    for key in (failure_key(dag_id), late_key(dag_id)):
-        _resolve(key, run_url(dag_id, run_id))
+# --- inside -------------------------------------------------------------------------------------------------
 
 
-def deadline_missed(context: Any = None, *, dag_id: str, limit: str, runbook: str) -> None:
-    """Callback of a DAG's deadline: a run is not over although it should be. Resolved by the next success."""
-    run = (context or {}).get("dag_run") or {}
-    run_id = run.get("dag_run_id") or run.get("run_id") or ""
-    _raise(
-        Alert(
-            severity=Severity.CRITICAL,
-            key=late_key(dag_id),
-            title=f"{dag_id} is late",
-            what=f"Run {run_id} is not done in its window. The newest restore point grows older meanwhile.",
-            value=f"not done after {limit}",
-            limit=limit,
-            run_url=run_url(dag_id, run_id),
-            runbook=runbook,
-        )
-    )
-
-
-def failure_key(dag_id: str) -> str:
-    return f"{dag_id}/failed"
-
-
-def late_key(dag_id: str) -> str:
-    return f"{dag_id}/late"
-
-
-def run_url(dag_id: str, run_id: str) -> str:
-    """The run's page in Airflow's UI."""
-    from urllib.parse import quote
-
-    from airflow.configuration import conf
-
-    base = conf.get("api", "base_url", fallback="").rstrip("/")
-    return f"{base}/dags/{quote(dag_id)}/runs/{quote(run_id)}" if run_id else f"{base}/dags/{quote(dag_id)}"
-
-
-def _raise(alert: Alert) -> None:
+def _raise(platform: Platform, ledger: Engine | None, alert: Alert) -> None:
     from dbops.alerts.deliver import raise_alert
 
-    platform = load_platform()
-    ledger, secrets = _ledger(platform)
-    raise_alert(platform, ledger, alert, channels(platform), secrets=secrets)
+    raise_alert(platform, ledger, alert, channels(platform), secrets=secrets(platform))
 
 
-def _resolve(key: str, url: str) -> None:
+def _resolve(platform: Platform, ledger: Engine | None, key: str, run_url: str | None) -> None:
     from dbops.alerts.deliver import resolve_alert
 
-    platform = load_platform()
-    ledger, secrets = _ledger(platform)
-    resolve_alert(platform, ledger, key, channels(platform), run_url=url, secrets=secrets)
+    resolve_alert(platform, ledger, key, channels(platform), run_url=run_url, secrets=secrets(platform))
 
 
-def _ledger(platform: Platform) -> tuple[Engine | None, tuple[str, ...]]:
-    """The ledger, None when it has no connection; and every password that a text could hold by accident."""
-    from dbops.adapter import connection
-    from dbops.connections import ConnectionMissing
-    from dbops.ledger import connect
+def _ledger(platform: Platform) -> Engine | None:
+    from dbops.adapter import open_ledger
 
-    names = [platform.ledger_connection, platform.storage.connection, platform.alerts.slack.connection]
-    names += [cluster.connection for cluster in platform.aerospike.clusters]
-    names += [found.connection for found in (platform.alerts.pagerduty, platform.alerts.email) if found]
-    infos: dict[str, ConnectionInfo] = {}
-    for name in names:
-        try:
-            infos[name] = connection(name)
-        except ConnectionMissing as problem:
-            log.error("alerts: %s", problem)
-    secrets = tuple(info.password for info in infos.values() if info.password)
-    known = infos.get(platform.ledger_connection)
-    return (connect(known) if known else None), secrets
+    try:
+        return open_ledger(platform)
+    except Exception as error:
+        log.error("the ledger cannot be opened: %s", redact(_described(error)))
+        return None
+
+
+@contextmanager
+def _unharmed(what: str) -> Iterator[None]:
+    """Whatever goes wrong in an alert is logged, and hides no other error."""
+    try:
+        yield
+    except Exception as error:
+        log.error("%s was lost: %s", what, redact(_described(error)))
+
+
+def _failed(dag_id: str) -> str:
+    return f"failed/{dag_id}"
+
+
+def _late(dag_id: str) -> str:
+    return f"late/{dag_id}"
+
+
+def _run_key(dag_id: str, run_id: str) -> str:
+    """What a run is called in the ledger."""
+    return f"{dag_id}/{run_id}"
+
+
+def _run(context: Context) -> tuple[str, str]:
+    """Ids of DAG and run; a callback without a task instance only has the DAG and the run's id."""
+    return context["dag"].dag_id, str(context["run_id"])
+
+
+def _title(context: Context, dag_id: str, verb: str) -> str:
+    description = getattr(context["dag"], "description", None)
+    return f"{dag_id} {verb}" + (f": {description}" if description else "")
+
+
+def _narrowed(context: Context) -> bool:
+    conf = getattr(context.get("dag_run"), "conf", None) or {}
+    if conf.get("dry_run"):
+        return True
+    wanted: Sequence[str] = conf.get("namespaces") or ()
+    all_of_them: Sequence[str] = context["dag"].params.get("namespaces") or ()
+    return bool(wanted) and set(wanted) < set(all_of_them)
+
+
+def _task_states(dag_id: str, run_id: str) -> dict[str, str]:
+    """`task`, or `task[map index]`, to its state; empty when Airflow does not tell."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    try:
+        found = RuntimeTaskInstance.get_task_states(dag_id=dag_id, run_ids=[run_id])
+    except Exception as error:
+        log.warning("the states of run %s of %s are unknown: %s", run_id, dag_id, type(error).__name__)
+        return {}
+    return {task: str(state) for task, state in found.get(run_id, {}).items()}
+
+
+def _failed_count(states: Mapping[str, str]) -> str | None:
+    failed = sum(state == "failed" for state in states.values())
+    return f"{failed} of {len(states)} tasks failed" if failed else None
+
+
+def _what_failed(context: Context, dag_id: str, run_id: str, states: Mapping[str, str], ledger: Engine | None) -> str:
+    """Which run and tasks failed, the first error, and where its log is."""
+    dag_run, ti = context.get("dag_run"), context.get("ti")
+    logical_date = getattr(dag_run, "logical_date", None)
+    when = f", for {logical_date:%Y-%m-%d %H:%M} UTC" if logical_date else ""
+    reason = str(context.get("reason") or "failed").replace("_", " ")
+    lines = [f"Run {run_id}{when}: {reason}."]
+    failed = sorted(task for task, state in states.items() if state == "failed")
+    if not failed and ti is not None:
+        failed = [_task_name(ti.task_id, ti.map_index)]
+    if failed:
+        more = f" and {len(failed) - MOST_TASKS_NAMED} more" if len(failed) > MOST_TASKS_NAMED else ""
+        lines.append(f"Failed: {', '.join(failed[:MOST_TASKS_NAMED])}{more}.")
+    error = _first_error(ledger, _run_key(dag_id, run_id))
+    if error:
+        lines.append(error)
+    if ti is not None:
+        lines.append(f"Log: {ti.log_url}")
+    return "\n".join(lines)
+
+
+def _first_error(ledger: Engine | None, run: str) -> str | None:
+    if ledger is None:
+        return None
+    from dbops.ledger import failures_of
+
+    try:
+        failures = failures_of(ledger, run, most=1)
+    except Exception as error:
+        log.warning("the errors of run %s are unknown: %s", run, redact(_described(error)))
+        return None
+    return f"{failures[0][0]}: {failures[0][1]}" if failures else None
+
+
+def _task_name(task_id: str, map_index: int | None) -> str:
+    return task_id if map_index is None or map_index < 0 else f"{task_id}[{map_index}]"
+
+
+def _described(error: object) -> str:
+    if not isinstance(error, BaseException):
+        return str(error or "no exception was given")
+    text = f"{type(error).__name__}: {error}"
+    return text if len(text) <= LONGEST_ERROR else text[:LONGEST_ERROR] + " …"
+
+
+def _moment(value: object) -> datetime | None:
+    found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return found.astimezone(UTC) if isinstance(found, datetime) else None
+
+
+def _run_url(dag_id: str, run_id: str) -> str:
+    from airflow.sdk.configuration import conf
+
+    base = str(conf.get("api", "base_url", fallback="") or "http://localhost:8080").rstrip("/")
+    return f"{base}/dags/{dag_id}/runs/{quote(run_id)}"

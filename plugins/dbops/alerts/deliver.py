@@ -1,7 +1,7 @@
-"""Raising and resolving: the incident in the ledger decides who is told, and nothing here ever raises for a channel.
+"""Raising and resolving. The incident in the ledger decides who is told; a broken channel or ledger raises nothing.
 
-The ledger is asked first. When it does not answer the channels of the severity are told all the same: PagerDuty
-keeps repeats together by its dedup key, and every text says that nobody remembers this alert.
+When the ledger does not answer, the channels of the severity are told all the same: PagerDuty keeps repeats
+together by its dedup key, and every text says that nobody remembers this alert.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def raise_alert(
     *,
     secrets: Iterable[str] = (),
 ) -> Delivery:
-    """Open or update the incident of `alert.key`, and tell those channels of its severity that do not know yet.
+    """Open or update the incident of `alert.key`, and tell the channels of its severity that do not know yet.
 
-    A problem that lasts is told once: again only to a channel that could not be reached, or when its severity rises.
+    A problem that lasts is told once: again only to a channel that was not reached, or when its severity rises.
 
     :param ledger: None when there is no connection to it; the alert goes out all the same.
     :param channels: by the names of `platform.alerts.channels`.
@@ -89,8 +89,8 @@ def resolve_alert(
 ) -> Delivery:
     """End the incident of `key` and say so wherever it was told. Nothing happens when there is none.
 
-    Without the ledger only PagerDuty is told (it ignores what it does not know), so that nobody stays paged; the
-    incident is resolved for good by the next call that reaches the ledger.
+    Without the ledger only PagerDuty is told (it ignores what it does not know), so that nobody stays paged;
+    the incident is resolved for good by the next call that reaches the ledger.
     """
     secrets = tuple(secrets)
     now = datetime.now(UTC)
@@ -109,9 +109,7 @@ def resolve_alert(
     delivery = Delivery()
     if resolution is None:
         return delivery
-    alert = Alert(
-        severity=Severity(resolution.severity), key=key, title=resolution.title, what="", run_url=run_url
-    )
+    alert = Alert(severity=Severity(resolution.severity), key=key, title=resolution.title, what="", run_url=run_url)
     notice = Notice(
         state="resolved",
         platform=platform.name,

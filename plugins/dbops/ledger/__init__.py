@@ -1,7 +1,13 @@
 """What was done, seen and broken, in a PostgreSQL database of its own."""
 
 from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
-from dbops.ledger.record import record_action, record_check, record_restore_point, record_verification
+from dbops.ledger.record import (
+    failures_of,
+    record_action,
+    record_check,
+    record_restore_point,
+    record_verification,
+)
 from dbops.ledger.session import (
     LedgerNotReady,
     LedgerStatus,
@@ -19,6 +25,7 @@ __all__ = [
     "Resolution",
     "Sighting",
     "connect",
+    "failures_of",
     "migrate",
     "record_action",
     "record_check",

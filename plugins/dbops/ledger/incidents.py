@@ -148,9 +148,7 @@ def _open_or_find(
         "last_seen_in": seen_in,
     }
     statement = insert(Incident).values(**values)
-    statement = statement.on_conflict_do_nothing(
-        index_elements=[Incident.key], index_where=text("resolved_at IS NULL")
-    )
+    statement = statement.on_conflict_do_nothing(index_elements=[Incident.key], index_where=text("resolved_at IS NULL"))
     unresolved = select(Incident).where(Incident.key == key, Incident.resolved_at.is_(None)).with_for_update()
     while True:
         opened = session.scalar(statement.returning(Incident.id)) is not None
@@ -161,9 +159,7 @@ def _open_or_find(
 
 
 def _claim(incident: Incident, channels: Sequence[str], state: str, **more: str) -> None:
-    claimed = {
-        name: incident.channels.get(name, {}) | {"state": state, "at": _now()} | more for name in channels
-    }
+    claimed = {name: incident.channels.get(name, {}) | {"state": state, "at": _now()} | more for name in channels}
     incident.channels = incident.channels | claimed
 
 
@@ -177,9 +173,7 @@ def _must_tell(entry: Mapping[str, Any] | None, severity: str) -> bool:
 
 def _must_resolve(entry: Mapping[str, Any]) -> bool:
     # A failed delivery may have arrived all the same (a timeout), so its channel hears of the end too.
-    return entry["state"] in {"told", "failed", "unresolved"} or (
-        entry["state"] != "resolved" and _lapsed(entry)
-    )
+    return entry["state"] in {"told", "failed", "unresolved"} or (entry["state"] != "resolved" and _lapsed(entry))
 
 
 def _lapsed(entry: Mapping[str, Any]) -> bool:

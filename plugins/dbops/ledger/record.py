@@ -71,9 +71,7 @@ def record_verification(
     with transaction(engine) as session:
         statement = (
             update(RestorePoint)
-            .where(
-                RestorePoint.cluster == cluster, RestorePoint.namespace == namespace, RestorePoint.id == id
-            )
+            .where(RestorePoint.cluster == cluster, RestorePoint.namespace == namespace, RestorePoint.id == id)
             .values(verified_at=at, verified_ok=ok, problems=[redact(problem) for problem in problems])
             .returning(RestorePoint.id)
         )
@@ -138,11 +136,11 @@ def record_action(
 
 
 def failures_of(engine: Engine, run: str, most: int = 5) -> list[tuple[str, str]]:
-    """Target and message of what failed in a run, newest first."""
+    """Target and message of what failed in a run; the first failure first, since it caused the others."""
     failed = select(Action.target, Action.message).where(Action.run == run, Action.outcome == "failed")
-    newest = failed.order_by(Action.finished_at.desc().nulls_last(), Action.id.desc()).limit(most)
+    first = failed.order_by(Action.finished_at.nulls_last(), Action.id).limit(most)
     with transaction(engine) as session:
-        return [(target, message) for target, message in session.execute(newest)]
+        return [(target, message) for target, message in session.execute(first)]
 
 
 def redacted(value: Any) -> Any:

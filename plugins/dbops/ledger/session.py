@@ -69,9 +69,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
         ) from error
     except ProgrammingError as error:
         if getattr(error.orig, "pgcode", None) in {"42P01", "42703"}:
-            raise LedgerNotReady(
-                f"{_where(engine)}: {_first_line(error)}; run `dbops ledger migrate`"
-            ) from error
+            raise LedgerNotReady(f"{_where(engine)}: {_first_line(error)}; run `dbops ledger migrate`") from error
         raise
 
 

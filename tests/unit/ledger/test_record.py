@@ -19,9 +19,7 @@ SHA = "ab" * 32
 def manifest(namespace: str = "bidder", snapshot_at: datetime = START, **changes: object) -> Manifest:
     kind = Kind.FULL if "parent" not in changes else Kind.INCREMENTAL
     entry = {"first": 0, "last": PARTITIONS - 1, "sha256": SHA}
-    objects = [
-        ObjectEntry(name="slice_0000_4095.asb", role="records", size=700, records=8192, text_bytes=9, **entry)
-    ]
+    objects = [ObjectEntry(name="slice_0000_4095.asb", role="records", size=700, records=8192, text_bytes=9, **entry)]
     values = {
         "id": backup_id(snapshot_at, kind),
         "kind": kind,
@@ -74,9 +72,7 @@ def test_namespaces_may_have_restore_points_of_the_same_id(ledger: Engine) -> No
 def test_the_newest_verification_stays(ledger: Engine) -> None:
     record_restore_point(ledger, manifest(), LOCATION, SHA)
     point = ("eu", "bidder", manifest().id)
-    assert record_verification(
-        ledger, *point, at=START + timedelta(hours=2), ok=False, problems=["truncated"]
-    )
+    assert record_verification(ledger, *point, at=START + timedelta(hours=2), ok=False, problems=["truncated"])
     assert record_verification(ledger, *point, at=START + timedelta(hours=1), ok=True)
     with transaction(ledger) as session:
         row = session.get_one(RestorePoint, point)
@@ -125,7 +121,7 @@ def test_an_action_keeps_its_start_and_takes_its_outcome(ledger: Engine) -> None
         assert row.details == {"records": 5}
 
 
-def test_failures_of_a_run_are_told_newest_first(ledger: Engine) -> None:
+def test_failures_of_a_run_start_with_the_first(ledger: Engine) -> None:
     for minute, (target, run, outcome) in enumerate([
         ("a", "r", "failed"),
         ("b", "r", "failed"),
@@ -142,7 +138,7 @@ def test_failures_of_a_run_are_told_newest_first(ledger: Engine) -> None:
             outcome=outcome,  # type: ignore[arg-type]
             message=f"{target} broke",
         )
-    assert failures_of(ledger, "r") == [("b", "b broke"), ("a", "a broke")]
+    assert failures_of(ledger, "r") == [("a", "a broke"), ("b", "b broke")]
 
 
 def test_no_text_that_is_written_down_holds_a_secret(ledger: Engine) -> None:

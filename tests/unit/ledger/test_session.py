@@ -21,8 +21,7 @@ from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import ProgrammingError
 
 INSERT_INCIDENT = text(
-    "insert into incident (key, severity, title, opened_at, last_seen_at) "
-    "values ('k', 'warning', 't', now(), now())"
+    "insert into incident (key, severity, title, opened_at, last_seen_at) values ('k', 'warning', 't', now(), now())"
 )
 REFUSED = r"permission denied|must be owner"
 GRANTS = Path(__file__).parents[3] / "include" / "sql" / "ledger" / "grants.sql"
@@ -53,9 +52,7 @@ def test_a_migration_waits_for_the_one_that_runs(empty_ledger: Engine) -> None:
     with empty_ledger.begin() as other, ThreadPoolExecutor(1) as pool:
         other.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
         waiting = pool.submit(migrate, empty_ledger)
-        while not other.scalar(
-            text("select count(*) from pg_locks where locktype = 'advisory' and not granted")
-        ):
+        while not other.scalar(text("select count(*) from pg_locks where locktype = 'advisory' and not granted")):
             assert not waiting.done()
         assert status(empty_ledger).revision is None
         other.rollback()
