@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,11 +31,22 @@ MARKS = {"starting": "[yellow]starting[/]", "ready": "[green]ready[/]", "running
 
 
 @app.command()
-def up(state: State = None) -> None:
+def up(
+    state: State = None,
+    airflow: Annotated[
+        bool, typer.Option("--airflow", help="with a real Airflow that runs the project's DAGs on it")
+    ] = False,
+) -> None:
     """Start the lab, or what of it does not run. Its addresses and passwords then stand in <state>/env."""
     lab, began = Lab(state), time.monotonic()
     with interruptible(), shown() as progress:
         lab.up(progress)
+        if airflow:
+            from dbops_lab.airflow import PREFERRED_PORT, USER, Airflow
+
+            scheduler = Airflow(lab, PREFERRED_PORT)
+            scheduler.up(progress)
+            Console().print(f"Airflow: {scheduler.url}  user {USER}  password {scheduler.password}")
     use = f"set -a; . {shlex.quote(str(lab.state / 'env'))}; set +a"
     Console().print(f"lab ready in {time.monotonic() - began:.1f} s: {use}", soft_wrap=True)
 
@@ -79,6 +90,60 @@ def env(state: State = None, as_json: Json = False) -> None:
         print_json(variables)
     else:
         sys.stdout.writelines(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+
+
+@app.command()
+def seed(
+    state: State = None,
+    records: Annotated[int, typer.Option(min=1, help="per namespace and cluster")] = 50_000,
+    seed: Annotated[int, typer.Option(help="the same number makes the same data")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Fill the Aerospike clusters with line items, creatives, segments and spend."""
+    from dbops_lab.seed import seed as fill
+
+    began = time.monotonic()
+    with interruptible():
+        made = fill(Lab(state), records, seed)
+    if as_json:
+        print_json(made)
+        return
+    took = time.monotonic() - began
+    table = Table("cluster/namespace", "records")
+    for place, count in made.items():
+        table.add_row(place, f"{count:,}")
+    Console().print(table)
+    Console().print(f"{sum(made.values()):,} records in {took:.1f} s ({sum(made.values()) / took:,.0f}/s)")
+
+
+@app.command()
+def traffic(
+    state: State = None,
+    seconds: Annotated[float, typer.Option(min=0.1)] = 30.0,
+    rate: Annotated[int, typer.Option(min=1, help="operations per second and cluster, at most")] = 400,
+    seed: Annotated[int, typer.Option(help="the same number makes the same changes")] = 2,
+    records: Annotated[int, typer.Option(min=1, help="what `seed` was told")] = 50_000,
+    as_json: Json = False,
+) -> None:
+    """Change the data for a while, as the bidders and the syncer would."""
+    from dbops_lab.traffic import traffic as change
+
+    console, began = Console(stderr=True), time.monotonic()
+
+    def show(done: Mapping[str, int]) -> None:
+        per_second = sum(done.values()) / (time.monotonic() - began)
+        console.print(f"{time.monotonic() - began:4.0f} s  {_counts(done)}  ({per_second:,.0f}/s)")
+
+    with interruptible():
+        done = change(Lab(state), seconds=seconds, rate=rate, seed=seed, records=records, show=show)
+    if as_json:
+        print_json(done)
+    else:
+        Console().print(_counts(done))
+
+
+def _counts(done: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in done.items())
 
 
 @app.command()
