@@ -171,7 +171,7 @@ def header(namespace: str, *, first_file: bool = False, version: str = "3.1") ->
 
 def version_for(sindex_list: str) -> str:
     """3.2 when an index is on an expression, which 3.1 cannot hold (and asrestore cannot read), else 3.1."""
-    return "3.2" if any(index.get("exp", "null") != "null" for index in _listed(sindex_list)) else "3.1"
+    return "3.2" if any(_given(index, "exp") for index in _listed(sindex_list)) else "3.1"
 
 
 def index_lines(sindex_list: str, version: str = "3.1") -> Iterator[tuple[bytes, str]]:
@@ -181,7 +181,7 @@ def index_lines(sindex_list: str, version: str = "3.1") -> Iterator[tuple[bytes,
     """
     for said in _listed(sindex_list):
         name = said.get("indexname", "?")
-        context, expression = (None if (v := said.get(k, "null")) == "null" else v for k in ("context", "exp"))
+        context, expression = _given(said, "context"), _given(said, "exp")
         if expression is not None and version != "3.2":
             raise AsbError(f"index {name}: is on an expression, which .asb {version} cannot hold; write 3.2")
         for encoded in (context, expression):
@@ -189,13 +189,17 @@ def index_lines(sindex_list: str, version: str = "3.1") -> Iterator[tuple[bytes,
                 raise AsbError(f"index {name}: {encoded!r} is not base64; ask for sindex-list with b64=true")
         try:
             kind, data = _INDEX_TYPES[said["indextype"].lower()], _DATA_TYPES[said["type"].lower()]
-            set_name, bin_name = (
-                "" if said[k].lower() == "null" and (k == "set" or expression) else said[k] for k in ("set", "bin")
-            )
-            index = Index(said["ns"], set_name, name, kind, bin_name, data, context, expression)
+            bin_name = said["bin"] if expression is None else _given(said, "bin") or ""
+            index = Index(*(said["ns"], _given(said, "set") or "", name, kind, bin_name, data, context, expression))
         except KeyError as problem:
             raise AsbError(f"index {name}: {problem} of {said} is not known to the .asb format") from None
         yield index.text(), name
+
+
+def _given(said: dict[str, str], key: str) -> str | None:
+    """A value of a listing, where "null" (older servers: "NULL") means that there is none."""
+    value = said.get(key, "null")
+    return None if value.lower() == "null" else value
 
 
 def _listed(sindex_list: str) -> Iterator[dict[str, str]]:

@@ -137,7 +137,7 @@ def test_byte_after_byte_gives_the_same_output():
 
 def test_every_small_room_gives_the_same_output():
     stream = answer(SAMPLE)
-    for room in range(0, 1200):
+    for room in range(1200):
         run = Run().read(stream, room=room)
         assert (run.status, run.output) == (kernel.DONE, SAMPLE_TEXT)
 
@@ -174,7 +174,7 @@ def test_a_damaged_answer_never_crashes_nor_leaves_its_buffers(rng, records):
 
 def test_each_single_flipped_bit_is_survived():
     stream = answer(SAMPLE)
-    for at in range(0, len(stream)):
+    for at in range(len(stream)):
         damaged = bytearray(stream)
         damaged[at] ^= 1 << (at % 8)
         run = Run().read(bytes(damaged))
@@ -296,7 +296,7 @@ def test_every_captured_frame_is_read_and_every_cut_of_it_needs_more(name, data,
         assert bool(run.output) == (len(data) > 30)
     else:  # answers to single and batch requests hold no digest, so they are no records of a query
         assert run.status in (kernel.DONE, kernel.REFUSED, kernel.NEED_MORE, kernel.BROKEN)
-    for size in range(0, len(data)):
+    for size in range(len(data)):
         cut = Run().read(data[:size])
         assert cut.status in (kernel.NEED_MORE, run.status)
         assert run.output.startswith(cut.output)
@@ -497,7 +497,7 @@ def test_text_cut_anywhere_but_behind_a_record_is_broken_when_it_is_all():
     for record in SAMPLE[:-1]:
         start += len(base64_text(record.expected_text()))
         ends.add(start)
-    for size in range(0, len(text)):
+    for size in range(len(text)):
         whole, open_end = Scan().read(text[:size]), Scan().read(text[:size], cut=True)
         assert (whole.status == kernel.DONE) == (size in ends)
         assert open_end.status == kernel.NEED_MORE
