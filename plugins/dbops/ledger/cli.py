@@ -1,0 +1,89 @@
+"""`dbops ledger ...`: the record of what was done: migrate it, look at it, rebuild it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import Engine
+
+from dbops.connections import from_env
+from dbops.ledger import session
+from dbops.ledger.rebuild import rebuild as rebuild_ledger
+from dbops.platform import Platform, load_platform
+
+app = typer.Typer(help="The record of what was done: migrate it, look at it, rebuild it.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+@app.command()
+def migrate(as_json: Json = False) -> None:
+    """Make the tables, or bring them to what this version needs. Safe to repeat."""
+    engine = _engine(load_platform())
+    before = session.status(engine).revision
+    revision = session.migrate(engine)
+    if as_json:
+        typer.echo(json.dumps({"revision": revision, "was": before, "changed": revision != before}))
+    elif revision == before:
+        typer.echo(f"the ledger is at revision {revision} already")
+    else:
+        typer.echo(f"the ledger is at revision {revision} now, it was at {before or 'none'}")
+
+
+@app.command()
+def status(as_json: Json = False) -> None:
+    """Show where the ledger is, whether it fits this version, and how much it holds.
+
+    Exit codes: 0 it is ready; 1 it does not answer or must be migrated; 2 no connection is configured.
+    """
+    found = session.status(_engine(load_platform()))
+    if as_json:
+        typer.echo(json.dumps(asdict(found) | {"ready": found.ready}))
+    else:
+        table = Table.grid(padding=(0, 2))
+        table.add_row("database", found.database)
+        table.add_row("revision", f"{found.revision or 'none'} (this version needs {found.head})")
+        for name, rows in found.rows.items():
+            note = f", {found.open_incidents} open" if name == "incident" else ""
+            table.add_row(name, f"{rows:,} rows{note}")
+        Console(highlight=False).print(table)
+        if not found.ready:
+            typer.echo("run `dbops ledger migrate`", err=True)
+    if not found.ready:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rebuild(as_json: Json = False) -> None:
+    """Make the list of restore points again from the manifests in the bucket. Safe to repeat.
+
+    Exit codes: 0 done; 1 done, but a manifest could not be read, or the ledger or bucket did not answer.
+    """
+    from dbops.backups.store import open_store
+
+    platform = load_platform()
+    store = open_store(platform.storage, from_env(platform.storage.connection))
+    report = rebuild_ledger(_engine(platform), store, platform)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        for title, names in (("added", report.added), ("changed", report.changed), ("gone", report.gone)):
+            for name in names:
+                typer.echo(f"{title:8} {name}")
+        for name, damage in report.unreadable.items():
+            typer.echo(f"damaged  {name}: {damage}")
+        typer.echo(
+            f"{len(report.added)} added, {len(report.changed)} changed, {len(report.gone)} gone, "
+            f"{len(report.unreadable)} unreadable, {report.unchanged} unchanged"
+        )
+    if report.unreadable:
+        raise typer.Exit(1)
+
+
+def _engine(platform: Platform) -> Engine:
+    return session.connect(from_env(platform.ledger_connection))
