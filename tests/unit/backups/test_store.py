@@ -395,17 +395,17 @@ class TestS3:
 
 
 STREAM = """
-import resource, sys
-from backup_samples import s3_connection
+import sys
+from backup_samples import most_memory, s3_connection
 from dbops.backups.store import S3Store
 store = S3Store(sys.argv[1], "", s3_connection(sys.argv[2]))
 store.put("warm", b"")
 block = bytes(range(256)) * 4096
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = most_memory()
 with store.open_writer("big") as writer:
     for _ in range(int(sys.argv[3])):
         writer.write(block)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10)
+print(most_memory() - before)
 """
 
 

@@ -1,0 +1,389 @@
+"""Reading a restore point back from the store, without a database: is every object whole, and does it hold what the
+manifest says?
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import BinaryIO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbops.aerospike import asb, kernel
+from dbops.backups.catalog import RestorePoint, object_key, verified_key
+from dbops.backups.manifest import DIGEST_SIZE, PARTITIONS, Manifest, ObjectEntry, Verified
+from dbops.backups.store import NotFound, Store, StoreRefused
+from dbops.errors import FinalError
+
+log = logging.getLogger(__name__)
+
+_READERS = 4
+_BUFFER = 4 << 20
+_OWN_NAMES = re.compile(r"manifest\.json|verified\.json|slice_\d{4}_\d{4}\.json")
+_DO = "restore from another point, and take a full backup"
+
+Bytes = NDArray[np.uint8]
+
+
+class Damaged(FinalError):
+    """A restore point does not hold what its manifest says."""
+
+
+@dataclass(frozen=True)
+class VerifyProgress:
+    """How far reading back is; `total_bytes` is of all objects as they are stored."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    records: int = 0
+    objects: int = 0
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was found. `warnings` do not make a restore point damaged."""
+
+    at: datetime
+    ok: bool
+    problems: list[str]
+    warnings: list[str]
+    objects: int
+    records: int
+    bytes: int
+    seconds: float
+
+
+@dataclass
+class _Finding:
+    """Of one object."""
+
+    problems: list[str] = field(default_factory=list)
+    records: int = 0
+    bytes: int = 0
+    found: bool = True
+
+
+OnProgress = Callable[[VerifyProgress], None]
+
+
+def no_progress(progress: VerifyProgress) -> None:
+    """Nobody is watching."""
+
+
+def verify(store: Store, point: RestorePoint, on_progress: OnProgress = no_progress) -> VerifyReport:
+    """Read every object of a restore point back: size, SHA-256, structure, counts and fingerprints per partition.
+
+    Memory does not depend on the size of the objects. The outcome is kept in `verified.json` beside the manifest
+    and is then `point.verified` for everybody who lists restore points, until the manifest changes.
+
+    :param on_progress: called after each block, by several threads but never by two at once.
+    :raises StoreUnavailable: the store could not be read; that says nothing about the restore point.
+    """
+    started = time.monotonic()
+    problems: list[str] = []
+    warnings: list[str] = []
+    findings: list[_Finding] = []
+    if point.damage:
+        problems.append(f"{point.damage}; {_DO}")
+    else:
+        manifest = point.manifest
+        track = _Track(on_progress, manifest.stored_bytes)
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
+            tasks = [pool.submit(_check_object, store, manifest, entry, track) for entry in manifest.objects]
+            try:
+                findings = [task.result() for task in tasks]
+            except BaseException:
+                track.stopped = True
+                pool.shutdown(cancel_futures=True)
+                raise
+        problems += [problem for finding in findings for problem in finding.problems]
+        warnings += _foreign(store, manifest)
+    report = VerifyReport(
+        at=datetime.now(UTC),
+        ok=not problems,
+        problems=problems,
+        warnings=warnings,
+        objects=sum(finding.found for finding in findings),
+        records=sum(finding.records for finding in findings),
+        bytes=sum(finding.bytes for finding in findings),
+        seconds=time.monotonic() - started,
+    )
+    return _remember(store, point, report)
+
+
+def _remember(store: Store, point: RestorePoint, report: VerifyReport) -> VerifyReport:
+    verified = Verified(at=report.at, manifest_sha256=point.manifest_sha256, ok=report.ok, problems=report.problems)
+    try:
+        store.put(verified_key(point.cluster, point.namespace, point.id), verified.to_json())
+    except StoreRefused as error:
+        return replace(report, warnings=[*report.warnings, f"the outcome could not be kept: {error}"])
+    return report
+
+
+def _foreign(store: Store, manifest: Manifest) -> Iterator[str]:
+    known = {entry.name for entry in manifest.objects}
+    for item in store.list(manifest.prefix):
+        name = item.key.removeprefix(manifest.prefix)
+        if name not in known and not _OWN_NAMES.fullmatch(name):
+            yield (
+                f"{name}: {item.size} bytes that the manifest does not know lie among the objects; nothing reads "
+                "them: find out who put them there, and delete them"
+            )
+
+
+class _Track:
+    """Adds up what the readers did."""
+
+    def __init__(self, on_progress: OnProgress, total_bytes: int) -> None:
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._progress = VerifyProgress(total_bytes=total_bytes)
+        self.stopped = False
+
+    def add(self, done_bytes: int = 0, records: int = 0, objects: int = 0) -> None:
+        with self._lock:
+            now = self._progress
+            self._progress = replace(
+                now,
+                done_bytes=now.done_bytes + done_bytes,
+                records=now.records + records,
+                objects=now.objects + objects,
+            )
+            self._on_progress(self._progress)
+
+
+class _Source(io.RawIOBase):
+    """The stored bytes of an object as a file, hashed and counted on their way."""
+
+    def __init__(self, chunks: Iterator[bytes], track: _Track) -> None:
+        self._chunks = chunks
+        self._track = track
+        self._left = memoryview(b"")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        if not self._left:
+            if self._track.stopped:
+                raise StopReading
+            chunk = next(self._chunks, b"")
+            self._hash.update(chunk)
+            self.size += len(chunk)
+            self._track.add(done_bytes=len(chunk))
+            self._left = memoryview(chunk)
+        size = min(len(view), len(self._left))
+        view[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+    def sha256(self) -> str:
+        """Of the whole object: what nobody has read yet is read now."""
+        block = bytearray(1 << 20)
+        while self.readinto(block):
+            pass
+        return self._hash.hexdigest()
+
+
+class StopReading(Exception):
+    """Another object of the restore point could not be read: the store is gone."""
+
+
+def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, track: _Track) -> _Finding:
+    finding = _Finding()
+    source = _Source(store.read(object_key(manifest, entry.name)), track)
+    counts = np.zeros(PARTITIONS, np.int64)
+    try:
+        if entry.role == "records":
+            _check_records(manifest, entry, source, counts, finding, track)
+        else:
+            _check_digests(manifest, entry, source, counts, finding, track)
+        sha256 = source.sha256()
+    except NotFound:
+        finding.found = False
+        finding.problems = [f"{entry.name}: is missing, the manifest says {entry.size} bytes; {_DO}"]
+        return finding
+    if source.size != entry.size:
+        finding.problems.insert(
+            0, f"{entry.name}: is {source.size} bytes, the manifest says {entry.size}: it was cut or replaced; {_DO}"
+        )
+    elif sha256 != entry.sha256:
+        finding.problems.insert(
+            0, f"{entry.name}: SHA-256 is {sha256}, the manifest says {entry.sha256}: it has changed; {_DO}"
+        )
+    finding.bytes = source.size
+    finding.records = int(counts.sum()) if entry.role == "records" else 0
+    track.add(objects=1)
+    return finding
+
+
+# --- records ----------------------------------------------------------------------------------------------
+
+
+def _check_records(
+    manifest: Manifest,
+    entry: ObjectEntry,
+    source: _Source,
+    counts: NDArray[np.int64],
+    finding: _Finding,
+    track: _Track,
+) -> None:
+    fingerprints = np.zeros(PARTITIONS, np.uint64)
+    try:
+        text = asb.open_asb(cast(BinaryIO, source))
+        preamble = asb.read_header(text, manifest.namespace)
+        size = _scan(text, preamble, counts, fingerprints, track)
+    except asb.AsbError as error:
+        finding.problems.append(f"{entry.name}: is no whole .asb file: {error}; {_DO}")
+        return
+    if size != entry.text_bytes:
+        finding.problems.append(
+            f"{entry.name}: holds {size} bytes of text, the manifest says {entry.text_bytes}; {_DO}"
+        )
+    for what, found, expected in (
+        ("indexes", [index.name for index in preamble.indexes], manifest.indexes),
+        ("UDFs", [udf.name for udf in preamble.udfs], manifest.udfs),
+    ):
+        if found != (expected if entry.first == 0 else []):
+            finding.problems.append(
+                f"{entry.name}: holds {what} {found}, the manifest says {expected if entry.first == 0 else []}; {_DO}"
+            )
+    _compare_counts(entry, counts, manifest.partition_counts, finding)
+    span = slice(entry.first, entry.last + 1)
+    differ = np.flatnonzero(fingerprints[span] != np.array(manifest.fingerprints, np.uint64)[span]) + entry.first
+    if differ.size and not finding.problems:
+        partition = int(differ[0])
+        finding.problems.append(
+            f"{entry.name}: {differ.size} partitions hold as many records as they should but other ones, the first "
+            f"is {partition} (fingerprint {int(fingerprints[partition]):016x}, the manifest says "
+            f"{manifest.fingerprints[partition]:016x}); {_DO}"
+        )
+
+
+def _scan(
+    text: BinaryIO,
+    preamble: asb.Preamble,
+    counts: NDArray[np.int64],
+    fingerprints: NDArray[np.uint64],
+    track: _Track,
+) -> int:
+    """Check all records strictly; how many bytes of text the file has.
+
+    :raises AsbError: with the offset in the text.
+    """
+    state = np.zeros(kernel.STATE_SIZE, np.int64)
+    state[kernel.LEGACY] = preamble.header.version == "3.0"
+    buffer = np.zeros(_BUFFER + kernel.SLACK, np.uint8)
+    end = len(preamble.rest)
+    if end > _BUFFER:
+        buffer = np.zeros(end + kernel.SLACK, np.uint8)
+    buffer[:end] = np.frombuffer(preamble.rest, np.uint8)
+    before, final, seen = preamble.size, False, 0
+    while True:
+        pos, status = kernel.scan(buffer, 0, end, final, state, counts, fingerprints)
+        track.add(records=int(state[kernel.RECORDS]) - seen)
+        seen = int(state[kernel.RECORDS])
+        if status == kernel.DONE:
+            return before + end
+        if status == kernel.BROKEN:
+            raise asb.AsbError(
+                f"record {seen + 1}, text byte {before + int(state[kernel.OFFSET])}: found "
+                f"{kernel.reason(int(state[kernel.WHY]))}"
+            )
+        left, needed = end - pos, int(state[kernel.SOURCE_NEEDED]) + kernel.SLACK
+        if needed > buffer.size:  # one record larger than the buffer
+            larger = np.zeros(max(needed, 2 * buffer.size), np.uint8)
+            larger[:left] = buffer[pos:end]
+            buffer = larger
+        else:
+            buffer[:left] = buffer[pos:end].copy()
+        before, end = before + pos, left
+        room = memoryview(buffer.data)[: buffer.size - kernel.SLACK]
+        while end < len(room) and (size := cast(io.BufferedReader, text).readinto(room[end:])):
+            end += size
+        final = end < len(room)
+
+
+# --- digests ----------------------------------------------------------------------------------------------
+
+
+def _check_digests(
+    manifest: Manifest,
+    entry: ObjectEntry,
+    source: _Source,
+    counts: NDArray[np.int64],
+    finding: _Finding,
+    track: _Track,
+) -> None:
+    """20 bytes each, partition after partition ascending, from the highest to the lowest within one."""
+    block = np.zeros(_BUFFER // DIGEST_SIZE * DIGEST_SIZE, np.uint8)
+    view = memoryview(block.data)
+    previous: Bytes = np.zeros((0, DIGEST_SIZE), np.uint8)
+    number = left = 0
+    while True:
+        end = left
+        while end < block.size and (size := source.readinto(view[end:])):
+            end += size
+        whole = end // DIGEST_SIZE * DIGEST_SIZE
+        rows = np.concatenate([previous, block[:whole].reshape(-1, DIGEST_SIZE)])
+        partitions = rows[:, 0].astype(np.int64) | (rows[:, 1].astype(np.int64) & 15) << 8
+        wrong = np.flatnonzero(~_in_order(rows, partitions))
+        if wrong.size:
+            at = number - len(previous) + int(wrong[0]) + 1
+            finding.problems.append(
+                f"{entry.name}: digest {at} at byte {at * DIGEST_SIZE} is not behind the one before it in order of "
+                f"partition and digest; {_DO}"
+            )
+            return
+        counts += np.bincount(partitions[len(previous) :], minlength=PARTITIONS)
+        number += whole // DIGEST_SIZE
+        previous = rows[-1:].copy()
+        left = end - whole
+        if end < block.size:
+            break
+    if left:
+        finding.problems.append(
+            f"{entry.name}: ends with {left} bytes that are no whole digest of {DIGEST_SIZE}; {_DO}"
+        )
+    expected = manifest.inventory_counts if entry.role == "digests" else manifest.deleted_counts
+    _compare_counts(entry, counts, expected or [0] * PARTITIONS, finding)
+
+
+def _in_order(rows: Bytes, partitions: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """For each row but the first, whether it may follow the one before it."""
+    high, middle = rows[:, :16].copy().view(">u8").reshape(-1, 2).T
+    low = rows[:, 16:].copy().view(">u4").ravel()
+    lower = (high[1:] < high[:-1]) | (high[1:] == high[:-1]) & (
+        (middle[1:] < middle[:-1]) | (middle[1:] == middle[:-1]) & (low[1:] < low[:-1])
+    )
+    ordered: NDArray[np.bool_] = (partitions[1:] > partitions[:-1]) | (
+        (partitions[1:] == partitions[:-1]) & lower
+    )
+    return ordered
+
+
+def _compare_counts(entry: ObjectEntry, counts: NDArray[np.int64], expected: list[int], finding: _Finding) -> None:
+    what = "records" if entry.role == "records" else "digests"
+    wanted = np.array(expected, np.int64)
+    wanted[: entry.first] = 0
+    wanted[entry.last + 1 :] = 0
+    differ = np.flatnonzero(counts != wanted)
+    if differ.size:
+        named = ", ".join(f"{p}: {counts[p]} instead of {wanted[p]}" for p in differ[:3].tolist())
+        finding.problems.append(
+            f"{entry.name}: holds {int(counts.sum())} {what}, the manifest says {int(wanted.sum())}; "
+            f"{differ.size} partitions differ, the first are {named}; {_DO}"
+        )
