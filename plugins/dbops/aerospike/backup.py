@@ -121,7 +121,7 @@ def plan_backup(
                 modified_after=parent.snapshot_at - overlap if parent else None,
                 base=(parent.manifest.base or parent.id) if parent else None,
                 parent=parent.id if parent else None,
-                slices=partition_slices(slices or cluster.slices),
+                slices=partition_slices(cluster.slices if slices is None else slices),
                 track_deletes=namespace.track_deletes,
                 holder=holder,
                 cluster_name=reader.name(),
@@ -175,7 +175,12 @@ def _snapshot(reader: Cluster, namespace: str, newest: datetime | None) -> tuple
 
 
 def partition_slices(count: int) -> list[tuple[int, int]]:
-    """`count` ranges (first, last inclusive) that cover all partitions evenly."""
+    """`count` ranges (first, last inclusive) that cover all partitions evenly.
+
+    :raises FinalError: there are not so many partitions.
+    """
+    if not 1 <= count <= PARTITIONS:
+        raise FinalError(f"cut the partitions into {count} slices: name a number of 1 to {PARTITIONS}")
     cuts = [number * PARTITIONS // count for number in range(count + 1)]
     return [(first, last - 1) for first, last in pairwise(cuts)]
 

@@ -155,6 +155,8 @@ class Cluster:
 
         :raises ConnectionLost: it does not answer on any of its addresses.
         """
+        if node not in self.nodes:
+            raise ConnectionLost(f"node {node} of cluster {self.access.cluster} has left it")
         lost: ConnectionLost | None = None
         for address in self.nodes[node].addresses:
             try:
