@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2, help="slices that are read at once")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(NOT_MEASURED))  # so that the S3 server ends too
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,7 @@ class Report:
     def add(self, name: str, samples: list[dict[str, float]]) -> None:
         """One line of the table: the median of each column over the rounds."""
         self.figures[name] = {key: median(sample[key] for sample in samples) for key in samples[0]}
+        print(f"measured: {name}", file=sys.stderr)
 
     def target(self, name: str, value: float | None, *, least: float | None = None, most: float | None = None) -> None:
         """Hold a value against its limit; None when it could not be measured."""
