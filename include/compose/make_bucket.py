@@ -19,9 +19,7 @@ def make_bucket() -> None:
         aws_secret_access_key=connection.password,
     )
     try:
-        client.create_bucket(
-            Bucket=storage.bucket, CreateBucketConfiguration={"LocationConstraint": storage.region}
-        )
+        client.create_bucket(Bucket=storage.bucket, CreateBucketConfiguration={"LocationConstraint": storage.region})
     except ClientError as error:
         if error.response["Error"]["Code"] != "BucketAlreadyOwnedByYou":
             raise
