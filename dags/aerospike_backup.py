@@ -25,8 +25,8 @@ from airflow.sdk import (
 )
 from dbops.adapter import DEFAULT_ARGS
 from dbops.aerospike.operators import AerospikeBackupSlice, CheckCluster, CommitBackup, PlanSlices
-from dbops.alerts.airflow import alert_on_failure, deadline_missed, resolve_on_success
-from dbops.platform import Severity, duration_text, load_platform
+from dbops.alerts.airflow import alert_on_failure, deadline_missed, remember_error, resolve_on_success
+from dbops.platform import Severity, load_platform
 from dbops.tags import Tag
 
 for cluster in load_platform().aerospike.clusters:
@@ -37,7 +37,7 @@ for cluster in load_platform().aerospike.clusters:
             schedule=CronDataIntervalTimetable(kind.schedule, timezone="UTC"),
             catchup=False,
             max_active_runs=1,
-            default_args=DEFAULT_ARGS,
+            default_args=DEFAULT_ARGS | {"on_failure_callback": remember_error},
             tags=[Tag.AEROSPIKE, Tag.BACKUP, Tag.CRITICAL],
             description=f"{kind.name.capitalize()} backup of cluster {cluster.name} to S3",
             doc_md=__doc__,
@@ -46,14 +46,7 @@ for cluster in load_platform().aerospike.clusters:
             deadline=DeadlineAlert(
                 reference=DeadlineReference.DAGRUN_QUEUED_AT,
                 interval=kind.max_duration,
-                callback=SyncCallback(
-                    deadline_missed,
-                    kwargs={
-                        "dag_id": f"aerospike_backup_{kind.name}_{cluster.name}",
-                        "limit": duration_text(kind.max_duration),
-                        "runbook": "aerospike_backup_late",
-                    },
-                ),
+                callback=SyncCallback(deadline_missed, kwargs={"runbook": "aerospike_backup_late"}),
             ),
             params={
                 "namespaces": Param(

@@ -16,7 +16,7 @@ from airflow.sdk import DAG, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 from dbops.adapter import DEFAULT_ARGS
 from dbops.aerospike.assets import backup_asset
 from dbops.aerospike.operators import FindUnverified, VerifyRestorePoint
-from dbops.alerts.airflow import alert_on_failure, resolve_on_success
+from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.platform import Severity, load_platform
 from dbops.tags import Tag
 
@@ -34,7 +34,7 @@ with DAG(
     ),
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULT_ARGS,
+    default_args=DEFAULT_ARGS | {"on_failure_callback": remember_error},
     tags=[Tag.AEROSPIKE, Tag.BACKUP, Tag.VERIFY, Tag.CRITICAL],
     description="Reads new restore points back and compares them with their manifests",
     doc_md=__doc__,
