@@ -10,7 +10,7 @@ from dbops.alerts.alert import Notice
 from dbops.platform import Severity, duration_text
 
 SLACK_LONGEST_SECTION = 3000  # https://docs.slack.dev/reference/block-kit/blocks/section-block
-SLACK_LONGEST_HEADER = 150  # https://docs.slack.dev/reference/block-kit/blocks/header-block
+SLACK_LONGEST_TITLE = 300
 PAGERDUTY_LONGEST_SUMMARY = 1024  # https://developer.pagerduty.com/docs/send-alert-event
 PAGERDUTY_SEVERITY = {
     Severity.CRITICAL: "critical",
@@ -52,21 +52,18 @@ def links(notice: Notice) -> list[tuple[str, str]]:
 
 def slack(notice: Notice) -> dict[str, Any]:
     """Body of an incoming webhook."""
-    lines = [_slack(f"{name}: {value}") for name, value in facts(notice)]
-    if notice.state == "problem":
-        lines.insert(0, _slack(_shortened(notice.alert.what, SLACK_LONGEST_SECTION // 2)))
-    where = " | ".join(f"<{address}|{name}>" if "://" in address else f"{name}: {_slack(address)}"
-                       for name, address in links(notice))  # fmt: skip
-    lines += [line for line in (where, _slack(notice.remark)) if line]
     sign = ":large_green_circle:" if notice.state == "resolved" else SLACK_SIGN[notice.alert.severity]
-    title = _shortened(headline(notice), SLACK_LONGEST_HEADER)
-    return {
-        "text": f"{sign} {_slack(title)}",
-        "blocks": [
-            {"type": "section", "text": {"type": "mrkdwn", "text": f"{sign} *{_slack(title)}*"}},
-            {"type": "section", "text": {"type": "mrkdwn", "text": "\n".join(lines)[:SLACK_LONGEST_SECTION]}},
-        ],
-    }
+    title = _slack(headline(notice), SLACK_LONGEST_TITLE)
+    sections = [f"{sign} *{title}*"]
+    if notice.state == "problem":
+        sections.append(_slack(notice.alert.what))
+    sections.append(_slack("\n".join(f"{name}: {value}" for name, value in facts(notice))))
+    where = [
+        f"<{address}|{name}>" if "://" in address else f"{name}: {_slack(address)}" for name, address in links(notice)
+    ]
+    sections += [" | ".join(where), _slack(notice.remark)]
+    blocks = [{"type": "section", "text": {"type": "mrkdwn", "text": text}} for text in sections if text]
+    return {"text": f"{sign} {title}", "blocks": blocks}
 
 
 def pagerduty(notice: Notice) -> dict[str, Any]:
@@ -102,9 +99,13 @@ def email(notice: Notice) -> tuple[str, str]:
     return headline(notice), "\n".join(parts)
 
 
-def _slack(text: str) -> str:
+def _slack(text: str, longest: int = SLACK_LONGEST_SECTION) -> str:
     """https://docs.slack.dev/messaging/formatting-message-text: these three, and no others."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for kept in (longest, longest * 2 // 3, longest // 5):  # an escaped character takes up to five
+        shown = _shortened(text, kept).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        if len(shown) <= longest:
+            break
+    return shown
 
 
 def _shortened(text: str, longest: int) -> str:
