@@ -150,14 +150,14 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _clusters(platform: Platform) -> Table:
-    table = _table("\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool (slots)", "rec/s")
+    table = _table("\nAerospike clusters", "cluster", "nodes", "connection", "slices", "pool: slots", "rec/s")
     for cluster in platform.aerospike.clusters:
         table.add_row(
             cluster.name,
             "\n".join(cluster.seeds) or "of the connection",
             cluster.connection,
             str(cluster.slices),
-            f"{cluster.pool} ({cluster.pool_slots})",
+            f"{cluster.pool}: {cluster.pool_slots}",
             f"{cluster.records_per_second:,}" if cluster.records_per_second else "any",
         )
     return table

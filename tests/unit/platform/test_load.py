@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 PRODUCTION = (DIRECTORY / "production.yaml").read_text()
+PLAIN = json.dumps(yaml.safe_load(PRODUCTION))  # without anchors
 H, D = timedelta(hours=1), timedelta(days=1)
 
 Write = Callable[[str], Path]
@@ -35,7 +37,7 @@ def write(tmp_path: Path) -> Write:
 
 def changed(path: str, value: Any) -> str:
     """production.yaml with another value at a path such as `aerospike.clusters.0.name`; `...` removes it."""
-    data = yaml.safe_load(yaml.safe_dump(yaml.safe_load(PRODUCTION), width=1000))
+    data = json.loads(PLAIN)
     *parents, last = [int(part) if part.isdecimal() else part for part in path.split(".")]
     node = data
     for part in parents:
@@ -53,8 +55,8 @@ def refusal(write: Write, text: str) -> PlatformFileError:
     return caught.value
 
 
-def test_the_three_files_of_the_project_are_valid() -> None:
-    assert {file.stem for file in DIRECTORY.glob("*.yaml")} == {"production", "staging", "lab"}
+def test_every_file_of_the_project_is_valid() -> None:
+    assert {file.stem for file in DIRECTORY.glob("*.yaml")} >= {"production", "staging", "lab"}
     for file in DIRECTORY.glob("*.yaml"):
         assert load_platform(file).name == file.stem
 
@@ -112,8 +114,8 @@ def test_severities_go_to_their_channels() -> None:
 
 
 def test_a_namespace_or_cluster_may_have_its_own_retention_and_objectives(write: Write) -> None:
-    data = yaml.safe_load(PRODUCTION)
-    apac = data["aerospike"]["clusters"][1] = yaml.safe_load(yaml.safe_dump(data["aerospike"]["clusters"][1]))
+    data = json.loads(PLAIN)
+    apac = data["aerospike"]["clusters"][1]
     apac["objectives"] = {"rpo": "12h", "rto": "1h"}
     apac["namespaces"][1]["retention"] = {"full": "3d", "incremental": "2d"}
     eu, apac = load_platform(write(yaml.safe_dump(data))).aerospike.clusters

@@ -12,7 +12,7 @@ from dbops.platform.cron import starts
 from dbops.platform.load import DIRECTORY, load_platform
 from dbops.platform.model import AerospikeCluster, Objective
 from dbops.platform.rpo import RpoProof, prove, prove_cluster
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 H, MIN = timedelta(hours=1), timedelta(minutes=1)
@@ -52,7 +52,7 @@ def test_production_meets_seven_hours_and_says_that_six_cannot_be_proven() -> No
         assert proof.warnings == ()
 
 
-@pytest.mark.parametrize("name", ["production", "staging", "lab"])
+@pytest.mark.parametrize("name", sorted(file.stem for file in DIRECTORY.glob("*.yaml")))
 def test_every_file_of_the_project_keeps_its_own_rpo(name: str) -> None:
     assert all(proof.ok for proof in prove(load_platform(DIRECTORY / f"{name}.yaml")))
 
@@ -135,6 +135,7 @@ DAYS = st.just("*") | st.sets(st.integers(0, 6), min_size=1).map(lambda days: ",
 CRONS = st.builds(lambda minute, hours, days: f"{minute} {hours} * * {days}", st.integers(0, 59), HOURS, DAYS)
 
 
+@settings(max_examples=50)
 @given(full=CRONS, incremental=CRONS, long=st.integers(1, 400), short=st.integers(1, 90), seed=st.integers())
 def test_no_history_of_runs_loses_more_than_was_proven(
     full: str, incremental: str, long: int, short: int, seed: int
@@ -161,6 +162,7 @@ def test_no_history_of_runs_loses_more_than_was_proven(
     assert worst + proof.overlap <= proof.worst
 
 
+@settings(max_examples=50)
 @given(full=CRONS, incremental=CRONS)
 def test_the_worst_case_can_really_happen(full: str, incremental: str) -> None:
     """With runs that do not delay each other, the two starts that the proof names are neighbours, and no more apart."""
