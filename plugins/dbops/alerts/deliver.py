@@ -20,7 +20,8 @@ from dbops.redact import redact
 
 RUNBOOKS = "include/runbooks"
 LEDGER_DOWN = (
-    "The ledger was unreachable: this alert is not remembered, may come again, and does not resolve by itself."
+    "The ledger was unreachable: nobody remembers this alert; it may come again, and does not end by itself "
+    "(include/runbooks/ledger_unreachable.md)."
 )
 
 log = logging.getLogger(__name__)
