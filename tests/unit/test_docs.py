@@ -258,7 +258,9 @@ def test_the_store_works_under_the_policy(enforcing_s3: str, production: Platfor
     aborted.write(b"x" * (20 << 20))
     aborted.abort()
     assert store.abort_uploads("a/") == 0
-    store.delete(["a/large", "a/manifest.json"])
+    # One by one: for DeleteObjects moto asks for the right on the bucket, where AWS asks for it on each object.
+    for name in ("a/large", "a/manifest.json"):
+        store.client.delete_object(Bucket=bucket, Key=name)
     assert list(store.list("")) == []
 
     with pytest.raises(StoreRefused):
