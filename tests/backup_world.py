@@ -46,9 +46,7 @@ class World:
 
     def configured(self, *, track_deletes: bool, records_per_second: int) -> tuple[AerospikeCluster, Namespace]:
         cluster = self.platform.aerospike.clusters[0]
-        namespace = cluster.namespaces[0].model_copy(
-            update={"name": self.namespace, "track_deletes": track_deletes}
-        )
+        namespace = cluster.namespaces[0].model_copy(update={"name": self.namespace, "track_deletes": track_deletes})
         limits = {"clock_skew_overlap": self.overlap, "records_per_second": records_per_second}
         return cluster.model_copy(update=limits), namespace
 

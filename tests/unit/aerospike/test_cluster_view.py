@@ -72,7 +72,9 @@ def test_a_node_that_left_is_a_lost_connection() -> None:
         Cluster(Access("eu", (("a", 1),))).connect("BB9")
 
 
-@pytest.mark.parametrize(("code", "kind"), [(11, ServerBusy), (18, ServerBusy), (20, Refused), (65, Refused), (80, Refused)])
+@pytest.mark.parametrize(
+    ("code", "kind"), [(11, ServerBusy), (18, ServerBusy), (20, Refused), (65, Refused), (80, Refused)]
+)
 def test_results_are_final_or_worth_a_retry(code: int, kind: type[Exception]) -> None:
     assert type(result_error("read", code)) is kind
 
