@@ -28,7 +28,7 @@ from dbops.errors import FinalError
 log = logging.getLogger(__name__)
 
 _READERS = 4
-_BUFFER = 4 << 20
+_BUFFER = 1 << 20
 _OWN_NAMES = re.compile(r"manifest\.json|verified\.json|slice_\d{4}_\d{4}\.json")
 _DO = "restore from another point, and take a full backup"
 
