@@ -1,0 +1,54 @@
+"""A DAG that fails, is killed, or is late, as its trigger says: for tests of the alerts."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import timedelta
+
+from airflow.sdk import DAG, DeadlineAlert, DeadlineReference, Param, SyncCallback, get_current_context, task
+from dbops.alerts.airflow import alert_on_failure, deadline_missed, remember_error, resolve_on_success
+from dbops.platform import Severity
+
+SECONDS = 4
+
+
+@task(on_failure_callback=remember_error)
+def work(slice: int) -> None:
+    how = get_current_context()["params"]["how"]
+    if slice == 1 and how == "raise":
+        raise ConnectionError("node 10.0.0.7 is lost, dsn postgresql://ops:hunter2@db/exchange")
+    if slice == 1 and how == "killed":
+        os._exit(9)
+    if slice == 1 and how == "late":
+        time.sleep(SECONDS + 12)
+
+
+with DAG(
+    dag_id="alert_probe",
+    description="Does what a test says",
+    schedule=None,
+    catchup=False,
+    on_failure_callback=alert_on_failure(Severity.CRITICAL, "aerospike_backup_failed"),
+    on_success_callback=resolve_on_success,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(seconds=SECONDS),
+        callback=SyncCallback(deadline_missed, kwargs={"runbook": "aerospike_backup_late"}),
+    ),
+    params={
+        "how": Param("well", type="string", enum=["well", "raise", "killed", "late"]),
+        "dry_run": Param(False, type="boolean"),
+        "namespaces": Param(["a", "b"], type="array"),
+    },
+):
+    work.expand(slice=[0, 1, 2])
+
+with DAG(
+    dag_id="alert_probe_broken_callback",
+    schedule=None,
+    catchup=False,
+    on_failure_callback=alert_on_failure("no severity", "aerospike_backup_failed"),  # type: ignore[arg-type]
+    params={"how": Param("raise", type="string")},
+):
+    work.expand(slice=[1])

@@ -1,0 +1,208 @@
+"""The backup DAGs, executed: real tasks, a real bucket, ledger and receivers, and the Aerospike stand-in."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aerospike
+import pytest
+from dbops import ledger
+from dbops.backups import catalog
+from dbops.backups.manifest import Kind
+from dbops.backups.store import open_store
+from dbops.platform import load_platform
+from dbops_lab import connections
+from dbops_lab.aerospike.process import StandIn
+from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
+from sqlalchemy import text
+
+PROJECT = Path(__file__).resolve().parents[2]
+NAMESPACES = ("bidder", "dmp", "spend")
+RECORDS = 300
+FULL, INCREMENTAL, VERIFY = "aerospike_backup_full_eu", "aerospike_backup_incremental_eu", "aerospike_backup_verify"
+PASSWORD = f"planted-{secrets.token_hex(12)}"
+WRONG = f"planted-{secrets.token_hex(12)}"
+
+
+@pytest.fixture(scope="module")
+def database() -> None:
+    from airflow.utils.db import resetdb
+
+    resetdb()
+
+
+@pytest.fixture(scope="module")
+def clusters() -> Iterator[dict[str, StandIn]]:
+    with StandIn(name="eu", nodes=2, users={"dbops": PASSWORD}) as eu, StandIn(name="apac") as apac:
+        for place, login in ((eu, {"user": "dbops", "password": PASSWORD}), (apac, {})):
+            client = aerospike.client({"hosts": [("127.0.0.1", place.ports[0])], **login}).connect()
+            for namespace in NAMESPACES:
+                for number in range(RECORDS):
+                    client.put((namespace, "things", number), {"n": number, "s": f"text {number}"})
+            client.close()
+        yield {"eu": eu, "apac": apac}
+
+
+class World:
+    """What a test may do: run DAGs, change data, look at what they left."""
+
+    def __init__(
+        self, eu: StandIn, store: Any, engine: Any, receivers: LabReceivers, patch: pytest.MonkeyPatch
+    ) -> None:
+        self.eu, self.store, self.engine, self.receivers, self._patch = eu, store, engine, receivers, patch
+
+    def login(self, password: str) -> None:
+        connection = connections.aerospike(self.eu.ports, "dbops", password)
+        self._patch.setenv("AIRFLOW_CONN_AEROSPIKE_EU", json.dumps(connection))
+
+    def run(self, dag_id: str, **conf: Any) -> Any:
+        from airflow.dag_processing.dagbag import DagBag
+
+        dag = DagBag(str(PROJECT / "dags")).dags[dag_id]
+        dag.deadline = None  # dag.test() of 3.3.2 cannot store one; the scheduler can, and the demonstration does
+        for task in dag.tasks:
+            task.retry_delay = timedelta(0)
+        return dag.test(run_conf={"slices": 3, **conf} if dag_id != VERIFY else conf)
+
+    def points(self, namespace: str) -> list[catalog.RestorePoint]:
+        return catalog.restore_points(self.store, "eu", namespace)
+
+    def client(self) -> aerospike.Client:
+        config = {"hosts": [("127.0.0.1", self.eu.ports[0])], "user": "dbops", "password": PASSWORD}
+        return aerospike.client(config).connect()
+
+
+@pytest.fixture
+def world(
+    database: None,
+    clusters: dict[str, StandIn],
+    lab_s3: LabS3,
+    lab_postgres: LabPostgres,
+    receivers: LabReceivers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> World:
+    info = lab_postgres.new_database()
+    engine = ledger.connect(info)
+    ledger.migrate(engine)
+    uris = {
+        "dbops_ledger": connections.postgres(info.port, info.login, info.password, info.schema),
+        "dbops_s3": connections.s3(int(lab_s3.endpoint.rpartition(":")[2])),
+        "aerospike_apac": connections.aerospike(clusters["apac"].ports),
+    }
+    monkeypatch.setenv("DBOPS_PLATFORM", "lab")
+    for name, value in {**connections.variables(uris), **receivers.environment}.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(load_platform().storage, lab_s3.connection)
+    store.delete([item.key for item in store.list("aerospike/")])
+    place = World(clusters["eu"], store, engine, receivers, monkeypatch)
+    place.login(PASSWORD)
+    return place
+
+
+def test_full_incremental_and_verify_make_whole_restore_points(world: World) -> None:
+    assert world.run(FULL).state == "success"
+    for namespace in NAMESPACES:
+        (point,) = world.points(namespace)
+        assert (point.kind, point.manifest.records) == (Kind.FULL, RECORDS)
+
+    client = world.client()
+    client.put(("bidder", "things", "new"), {"n": 1})
+    client.remove(("bidder", "things", 7))
+    client.close()
+    assert world.run(INCREMENTAL).state == "success"
+    full, incremental = world.points("bidder")
+    assert (incremental.manifest.parent, incremental.manifest.base) == (full.id, full.id)
+    assert incremental.manifest.deleted == 1
+    assert incremental.manifest.records >= 1
+
+    assert world.run(VERIFY).state == "success"
+    assert all(point.verified and point.verified.ok for namespace in NAMESPACES for point in world.points(namespace))
+    with world.engine.connect() as connection:
+        rows = connection.execute(text("SELECT namespace, kind, records, verified_ok FROM restore_point")).all()
+    assert len(rows) == 6
+    assert {row.verified_ok for row in rows} == {True}
+    assert world.receivers.inbox() == []
+
+
+def test_form_narrows_a_run_to_namespaces_and_changes_its_kind(world: World) -> None:
+    assert world.run(INCREMENTAL, namespaces=["dmp"], kind="full", slices=1).state == "success"
+    assert [str(point.kind) for point in world.points("dmp")] == ["full"]
+    assert world.points("bidder") == world.points("spend") == []
+
+
+def test_dry_run_stores_nothing_and_leaves_no_lease(world: World) -> None:
+    assert world.run(FULL, dry_run=True).state == "success"
+    assert [item.key for item in world.store.list("aerospike/")] == []
+
+
+def test_covered_window_is_skipped_and_named_and_an_open_one_is_not(world: World) -> None:
+    from dbops.aerospike.operators import PlanSlices
+
+    world.run(FULL, namespaces=["dmp"])
+    (point,) = world.points("dmp")
+    plan = PlanSlices(task_id="plan", cluster="eu", kind="incremental")
+
+    def covered(end: datetime | None, run_type: str = "backfill") -> dict[str, str]:
+        run = SimpleNamespace(run_type=run_type, data_interval_end=end)
+        return plan._covered({"dag_run": run}, world.store, Kind.INCREMENTAL)  # type: ignore[typeddict-item]
+
+    assert covered(point.snapshot_at) == {"dmp": point.id}
+    assert covered(point.snapshot_at - timedelta(hours=6), "scheduled") == {"dmp": point.id}
+    assert covered(point.snapshot_at + timedelta(seconds=1)) == {}
+    assert covered(point.snapshot_at, "manual") == {}
+    assert covered(None) == {}
+
+
+def test_failing_run_opens_one_incident_and_the_next_success_resolves_it(world: World) -> None:
+    world.login(WRONG)
+    for _ in range(2):
+        assert world.run(FULL).state == "failed"
+    slack = world.receivers.inbox("slack")
+    assert len(slack) == 1
+    assert "aerospike_backup_full_eu" in json.dumps(slack[0]["message"])
+    (incident,) = world.receivers.incidents()
+    assert incident["state"] == "triggered"
+
+    world.login(PASSWORD)
+    assert world.run(FULL).state == "success"
+    (incident,) = world.receivers.incidents()
+    assert incident["state"] == "resolved"
+    assert len(world.receivers.inbox("slack")) == 2
+    with world.engine.connect() as connection:
+        rows = connection.execute(text("SELECT key, resolved_at, times_seen FROM incident")).all()
+    assert len(rows) == 1
+    assert rows[0].resolved_at is not None
+
+
+def test_no_secret_reaches_log_xcom_ledger_or_alert(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    world.login(WRONG)
+    world.run(FULL)
+    world.login(PASSWORD)
+    world.run(FULL)
+    world.run(VERIFY)
+    captured = capfd.readouterr()
+    places = {"output": captured.out + captured.err, "inbox": json.dumps(world.receivers.inbox())}
+    home = Path(os.environ["AIRFLOW_HOME"])
+    places["logs"] = "".join(path.read_text(errors="replace") for path in home.rglob("*.log"))
+    with sqlite3.connect(home / "airflow.db") as connection:
+        places["airflow database"] = "\n".join(connection.iterdump())
+    with world.engine.connect() as connection:
+        for table in ("restore_point", "check_result", "action", "incident"):
+            places[table] = str(connection.execute(text(f"SELECT * FROM {table}")).all())
+    assert "aerospike_backup_full_eu" in places["airflow database"]  # it is the right one
+    assert len(places["output"]) > 1000
+    database = json.loads(os.environ["AIRFLOW_CONN_DBOPS_LEDGER"])
+    slack = json.loads(os.environ["AIRFLOW_CONN_DBOPS_SLACK"])
+    planted = {"password": PASSWORD, "wrong": WRONG, "ledger": database["password"], "slack": slack["password"]}
+    found = [
+        (name, place) for name, secret in planted.items() for place, content in places.items() if secret in content
+    ]
+    assert found == []
