@@ -96,7 +96,7 @@ def test_the_records_of_a_file_begin_where_its_preamble_ends(name):
 # ---------------------------------------------------------------- any record
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(wire_records, max_size=4), st.booleans())
 def test_what_the_kernel_writes_is_read_and_written_again(records, compact):
     records = [record for record in records if record.namespace == b"bidder"]
@@ -210,14 +210,14 @@ def test_random_damage_never_gives_anything_but_records_or_a_named_place():
     rng = random.Random(20261123)
     data = golden("facts.asb")
     refused = []
-    for _ in range(3000):
+    for _ in range(1000):
         damaged = bytearray(data)
         damaged[rng.randrange(len(data))] = rng.randrange(256)
         try:
             read_all(bytes(damaged))
         except asb.AsbError as problem:
             refused.append(problem)
-    assert len(refused) > 1000
+    assert len(refused) > 300
     assert all(problem.line and problem.offset is not None for problem in refused)
 
 

@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.filterwarnings("error::RuntimeWarning"),
 ]
 check = settings(
-    max_examples=300,
+    max_examples=100 if PLAIN_PYTHON else 300,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
