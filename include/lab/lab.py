@@ -206,7 +206,7 @@ class Lab:
             "s3": [known.s3],
             "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
             **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
-            "airflow-api": [known.airflow],
+            "airflow-api": [self.airflow_port],
         }
         names = [part for part in ports if part != "airflow-api"]
         names += [name for name in supervisor.names() if name not in names]
@@ -220,6 +220,12 @@ class Lab:
             )
             for name in names
         ]
+
+    @property
+    def airflow_port(self) -> int:
+        """Of UI and API: the one that was chosen when Airflow started, else the lab's own."""
+        chosen = self.state / "airflow" / "port"
+        return int(chosen.read_text()) if chosen.exists() else self.settings.airflow
 
     def connections(self) -> dict[str, connections.Connection]:
         """The connections of the platform, by id, leading to this lab."""
