@@ -1,4 +1,4 @@
-"""A DAG that fails, is killed, or is late, as its trigger says: for tests of the alerts."""
+"""DAGs that fail, are killed, or are late, as their trigger says: for tests of the alerts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from airflow.sdk import DAG, DeadlineAlert, DeadlineReference, Param, SyncCallba
 from dbops.alerts.airflow import alert_on_failure, deadline_missed, remember_error, resolve_on_success
 from dbops.platform import Severity
 
-SECONDS = 4
+DEADLINE = timedelta(seconds=4)
 
 
 @task(on_failure_callback=remember_error)
@@ -21,23 +21,19 @@ def work(slice: int) -> None:
     if slice == 1 and how == "killed":
         os._exit(9)
     if slice == 1 and how == "late":
-        time.sleep(SECONDS + 12)
+        time.sleep(DEADLINE.total_seconds() + 15)
 
+
+HOW = Param("well", type="string", enum=["well", "raise", "killed", "late"])
 
 with DAG(
     dag_id="alert_probe",
     description="Does what a test says",
     schedule=None,
-    catchup=False,
     on_failure_callback=alert_on_failure(Severity.CRITICAL, "aerospike_backup_failed"),
     on_success_callback=resolve_on_success,
-    deadline=DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(seconds=SECONDS),
-        callback=SyncCallback(deadline_missed, kwargs={"runbook": "aerospike_backup_late"}),
-    ),
     params={
-        "how": Param("well", type="string", enum=["well", "raise", "killed", "late"]),
+        "how": HOW,
         "dry_run": Param(False, type="boolean"),
         "namespaces": Param(["a", "b"], type="array"),
     },
@@ -45,10 +41,22 @@ with DAG(
     work.expand(slice=[0, 1, 2])
 
 with DAG(
+    dag_id="alert_probe_late",
+    schedule=None,
+    on_success_callback=resolve_on_success,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=DEADLINE,
+        callback=SyncCallback(deadline_missed, kwargs={"runbook": "aerospike_backup_late"}),
+    ),
+    params={"how": HOW},
+):
+    work.expand(slice=[1])
+
+with DAG(
     dag_id="alert_probe_broken_callback",
     schedule=None,
-    catchup=False,
     on_failure_callback=alert_on_failure("no severity", "aerospike_backup_failed"),  # type: ignore[arg-type]
-    params={"how": Param("raise", type="string")},
+    params={"how": HOW},
 ):
     work.expand(slice=[1])
