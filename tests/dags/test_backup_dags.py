@@ -56,7 +56,7 @@ class World:
     """What a test may do: run DAGs, change data, look at what they left."""
 
     def __init__(
-        self, eu: StandIn, store: Any, engine: Any, receivers: LabReceivers, patch: pytest.MonkeyPatch
+        self, eu: StandIn, store: Store, engine: Engine, receivers: LabReceivers, patch: pytest.MonkeyPatch
     ) -> None:
         self.eu, self.store, self.engine, self.receivers, self._patch = eu, store, engine, receivers, patch
 

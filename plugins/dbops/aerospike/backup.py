@@ -288,13 +288,16 @@ class _SliceReader:
 
     def _begin(self, text: _Text) -> None:
         """Header, and in the slice of partition 0 the secondary indexes and UDFs, as asrestore expects them."""
-        text.write(asb.header(self.plan.namespace, first_file=self.first == 0))
         if self.first:
+            text.write(asb.header(self.plan.namespace))
             return
         node = next(iter(self.cluster.nodes))
         listing = f"sindex-list:namespace={self.plan.namespace};b64=true"
         answer = self.cluster.ask(node, listing, "udf-list")
-        for line, name in asb.index_lines(answer.get(listing, "")):
+        indexes = answer.get(listing, "")
+        version = asb.version_for(indexes)
+        text.write(asb.header(self.plan.namespace, first_file=True, version=version))
+        for line, name in asb.index_lines(indexes, version):
             text.write(line)
             self.indexes.append(name)
         for name in asb.udf_names(answer.get("udf-list", "")):

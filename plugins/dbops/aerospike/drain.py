@@ -303,8 +303,8 @@ class Drain:
                 return False
             if status == kernel.BROKEN:
                 raise ConnectionLost(
-                    f"{answer.connection.where} sent an answer that cannot be read (reason {answer.state[1]}, "
-                    f"byte {answer.state[2]} of the block)"
+                    f"{answer.connection.where} sent an answer that cannot be read: found "
+                    f"{kernel.reason(int(answer.state[1]))}"
                 )
             if code := int(answer.state[1]):
                 raise result_error(f"query {self.namespace} at {answer.connection.where}", code)
