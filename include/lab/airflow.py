@@ -247,7 +247,9 @@ class Client:
         while waiting and time.monotonic() < deadline:
             for dag_id in list(waiting):
                 if missed := [run["dag_run_id"] for run in self.runs(dag_id) if run["run_type"] == "scheduled"]:
-                    self.call("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{missed[0]}")
+                    path = f"/api/v2/dags/{dag_id}/dagRuns/{missed[0]}"
+                    self.call("PATCH", path, {"state": "success"})  # a running one cannot be deleted
+                    self.call("DELETE", path)
                     waiting.remove(dag_id)
             time.sleep(0.3)
 

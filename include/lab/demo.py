@@ -12,6 +12,7 @@ from dbops.aerospike.cluster import Access, Cluster
 from dbops.backups import catalog
 from dbops.backups.store import Store, open_store
 from dbops.connections import from_env
+from dbops.errors import DbopsError
 from dbops.platform import Platform, load_platform
 from dbops_lab.airflow import Airflow, Client
 from dbops_lab.cli import inbox_table, interruptible, shown
@@ -59,6 +60,8 @@ def main() -> int:
             finally:
                 console.print("\nstopping the lab ...")
                 lab.down()
+    except DbopsError as problem:
+        problems = [str(problem)]
     except KeyboardInterrupt:
         console.print("[yellow]interrupted[/]; all that was started has been stopped")
         return 130
