@@ -7,7 +7,7 @@ import, since DAG files do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -48,7 +48,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
     """Raise the alert of a failed run; called in the dag-processor."""
     with _unharmed("the alert of a failed run"):
         dag_id, run_id = _run(context)
-        states = _task_states(dag_id, run_id)
+        states = _task_states(context, dag_id, run_id)
         platform = load_platform()
         ledger = _ledger(platform)
         alert = Alert(
@@ -311,7 +311,7 @@ def _narrowed(context: Context) -> bool:
     return bool(wanted) and set(wanted) < set(all_of_them)
 
 
-def _task_states(dag_id: str, run_id: str) -> dict[str, str]:
+def _task_states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:
     """`task`, or `task[map index]`, to its state; empty when Airflow does not tell."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
@@ -320,7 +320,14 @@ def _task_states(dag_id: str, run_id: str) -> dict[str, str]:
     except Exception as error:
         log.warning("the states of run %s of %s are unknown: %s", run_id, dag_id, type(error).__name__)
         return {}
-    return {task: str(state) for task, state in found.get(run_id, {}).items()}
+    known = set(context["dag"].task_ids)
+    return {_unmangled(name, known): str(state) for name, state in found.get(run_id, {}).items()}
+
+
+def _unmangled(name: str, known: Collection[str]) -> str:
+    """Airflow names the third of a mapped task `backup_2` here, as a task of its own might be named."""
+    task_id, _, index = name.rpartition("_")
+    return f"{task_id}[{index}]" if name not in known and task_id in known and index.isdecimal() else name
 
 
 def _failed_count(states: Mapping[str, str]) -> str | None:
