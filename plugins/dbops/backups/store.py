@@ -111,9 +111,7 @@ class Store(Protocol):
 
     def open_writer(self, key: str) -> ObjectWriter: ...
 
-    def put(
-        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
-    ) -> StoredObject: ...
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> StoredObject: ...
 
     def get(self, key: str) -> bytes: ...
 
@@ -230,7 +228,7 @@ def _new_client(info: ConnectionInfo, region: str | None) -> Any:
     service = (info.extra.get("service_config") or {}).get("s3") or {}
     endpoint = service.get("endpoint_url") or info.extra.get("endpoint_url") or None
     settings: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": 8},
+        "retries": {"mode": "standard", "total_max_attempts": 10},
         "connect_timeout": 10,
         "read_timeout": 60,
         "max_pool_connections": 32,
@@ -249,9 +247,7 @@ def _new_client(info: ConnectionInfo, region: str | None) -> Any:
             region_name=region or info.extra.get("region_name"),
             profile_name=info.extra.get("profile_name"),
         )
-        return session.client(
-            "s3", endpoint_url=endpoint, verify=info.extra.get("verify"), config=Config(**settings)
-        )
+        return session.client("s3", endpoint_url=endpoint, verify=info.extra.get("verify"), config=Config(**settings))
     except (BotoCoreError, ValueError, TypeError) as error:
         raise FinalError(f"connection {info.conn_id}: no S3 client can be made of it: {error}") from error
 
@@ -308,9 +304,7 @@ class S3Store:
         _check_key(self.url, key)
         return _S3Writer(self, key)
 
-    def put(
-        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
-    ) -> StoredObject:
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> StoredObject:
         """Write a small object in one request.
 
         :raises AlreadyExists: `if_absent` and it is there.
@@ -368,11 +362,7 @@ class S3Store:
         etag: dict[str, str] = {}
         failures = 0
         while end is None or start < end:
-            span = (
-                {"Range": f"bytes={start}-{'' if end is None else end - 1}"}
-                if start or end is not None
-                else {}
-            )
+            span = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
             with _s3_errors("read", self, key):
                 try:
                     answer = self.client.get_object(**self.where(key), **span, **etag)
@@ -408,9 +398,7 @@ class S3Store:
             except Exception as error:
                 if _code(error) not in {"404", "NoSuchKey", "NotFound"}:
                     raise
-                if (
-                    not self._bucket_seen
-                ):  # the answer to HEAD does not tell a missing bucket from a missing key
+                if not self._bucket_seen:  # the answer to HEAD does not tell a missing bucket from a missing key
                     self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
                     self._bucket_seen = True
                 return None
@@ -473,9 +461,7 @@ class S3Store:
 
     def _pages(self, operation: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         pages = iter(
-            self.client.get_paginator(operation).paginate(
-                Bucket=self.bucket, Prefix=self.prefix + prefix, **options
-            )
+            self.client.get_paginator(operation).paginate(Bucket=self.bucket, Prefix=self.prefix + prefix, **options)
         )
         while True:
             with _s3_errors("list", self, prefix):
@@ -490,11 +476,7 @@ class S3Store:
     def sum_of(self, data: bytes | bytearray) -> dict[str, str]:
         if self._checksum is None:
             return {}
-        raw = (
-            zlib.crc32(data).to_bytes(4, "big")
-            if self._checksum == "CRC32"
-            else hashlib.sha256(data).digest()
-        )
+        raw = zlib.crc32(data).to_bytes(4, "big") if self._checksum == "CRC32" else hashlib.sha256(data).digest()
         return {f"Checksum{self._checksum}": base64.b64encode(raw).decode()}
 
     @property
@@ -642,10 +624,17 @@ def _code(error: Exception) -> str:
 
 
 def _lost_connection() -> tuple[type[Exception], ...]:
-    from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+    from botocore import exceptions as boto
     from urllib3.exceptions import HTTPError
 
-    return (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError)
+    return (
+        boto.ConnectionError,
+        boto.HTTPClientError,
+        boto.IncompleteReadError,
+        boto.ResponseStreamingError,
+        HTTPError,
+        OSError,
+    )
 
 
 @contextlib.contextmanager
@@ -659,7 +648,7 @@ def _s3_errors(action: str, store: S3Store, key: str) -> Iterator[None]:
 
 
 def _translated(what: str, store: S3Store, error: Exception) -> Exception:
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
     if isinstance(error, ClientError):
         code = _code(error)
@@ -669,9 +658,7 @@ def _translated(what: str, store: S3Store, error: Exception) -> Exception:
         found = f"{code} {text}".strip()
         tries = meta.get("RetryAttempts", 0) + 1
         if code == "NoSuchBucket":
-            return StoreRefused(
-                f"{what}: bucket {store.bucket} does not exist; create it or correct `storage`"
-            )
+            return StoreRefused(f"{what}: bucket {store.bucket} does not exist; create it or correct `storage`")
         if code in _REFUSED:
             return StoreRefused(
                 f"{what}: bucket {store.bucket} refused it ({found}); check the connection's credentials "
@@ -680,15 +667,11 @@ def _translated(what: str, store: S3Store, error: Exception) -> Exception:
         if code in {"NoSuchKey", "404"}:
             return NotFound(f"{what}: there is no such object")
         if code in _BUSY or status >= 500:
-            return StoreUnavailable(
-                f"{what}: {found} after {tries} attempts; try again, it may be overloaded"
-            )
+            return StoreUnavailable(f"{what}: {found} after {tries} attempts; try again, it may be overloaded")
         return FinalError(f"{what}: the store refused the request ({found}, HTTP {status})")
     if isinstance(error, NoCredentialsError):
-        return StoreRefused(
-            f"{what}: no credentials were found; set them in the connection or the environment"
-        )
-    if isinstance(error, (HTTPClientError, *_lost_connection())):
+        return StoreRefused(f"{what}: no credentials were found; set them in the connection or the environment")
+    if isinstance(error, _lost_connection()):
         return StoreUnavailable(
             f"{what}: no answer ({type(error).__name__}: {error}); check network and endpoint, then try again"
         )
@@ -730,9 +713,7 @@ class LocalStore:
     def open_writer(self, key: str) -> ObjectWriter:
         return _LocalWriter(self, key)
 
-    def put(
-        self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None
-    ) -> StoredObject:
+    def put(self, key: str, data: bytes, *, if_absent: bool = False, if_match: str | None = None) -> StoredObject:
         """Write a small object; conditions as in S3."""
         writer = _LocalWriter(self, key, if_absent=if_absent, if_match=if_match)
         with writer:
@@ -827,9 +808,7 @@ class LocalStore:
     def path(self, key: str) -> Path:
         _check_key(self.url, key)
         if any(part.startswith(".") for part in key.split("/")):
-            raise FinalError(
-                f"store {self.url}: {key!r}: names must not begin with a dot in a local directory"
-            )
+            raise FinalError(f"store {self.url}: {key!r}: names must not begin with a dot in a local directory")
         return self.directory / key
 
     @contextlib.contextmanager
@@ -841,9 +820,7 @@ class LocalStore:
 
 
 class _LocalWriter(ObjectWriter):
-    def __init__(
-        self, store: LocalStore, key: str, *, if_absent: bool = False, if_match: str | None = None
-    ) -> None:
+    def __init__(self, store: LocalStore, key: str, *, if_absent: bool = False, if_match: str | None = None) -> None:
         self._store = store
         self._key = key
         self._path = store.path(key)
@@ -913,8 +890,7 @@ class _LocalWriter(ObjectWriter):
                     there = self._store.head(self._key)
                     if there is None or there.etag != self._if_match:
                         raise PreconditionFailed(
-                            f"{self._path}: changed since it was read (expected etag {self._if_match}); "
-                            "read it again"
+                            f"{self._path}: changed since it was read (expected etag {self._if_match}); read it again"
                         )
                 self._temporary.rename(self._path)
             there = _describe(self._key, self._path)

@@ -10,11 +10,22 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from backup_samples import HOUR, START, asb_text, digests_of, make_plan, partition_of, record_text, take_backup
+from backup_samples import (
+    HOUR,
+    START,
+    asb_text,
+    digests_of,
+    make_plan,
+    partition_of,
+    record_text,
+    s3_connection,
+    take_backup,
+)
 from dbops.backups import catalog
 from dbops.backups.manifest import Manifest
-from dbops.backups.store import LocalStore, Store, StoreRefused
+from dbops.backups.store import LocalStore, S3Store, Store, StoreRefused, StoreUnavailable
 from dbops.backups.verify import VerifyProgress, VerifyReport, verify
+from dbops_lab.fault_proxy import ALWAYS, Fault, FaultProxy
 
 NAME = "slice_1024_3000.asb"
 
@@ -292,9 +303,7 @@ class TestContent:
 
 
 class TestStore:
-    def test_a_store_that_does_not_answer_says_nothing_about_the_backup(
-        self, local: LocalStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_disk_that_cannot_be_read_says_nothing_about_the_backup(self, local: LocalStore) -> None:
         full = take_backup(local, make_plan())
         point = catalog.find(local, "eu", "bidder", full.id)
         path = local.directory / full.prefix / NAME
@@ -303,6 +312,30 @@ class TestStore:
         with pytest.raises(StoreRefused, match=NAME):
             verify(local, point)
         assert catalog.find(local, "eu", "bidder", full.id).verified is None
+
+    def test_neither_does_a_bucket_that_does_not_answer(self, s3: S3Store, moto_endpoint: str) -> None:
+        full = take_backup(s3, make_plan())
+        with FaultProxy(int(moto_endpoint.rpartition(":")[2])) as proxy:
+            patience = {"retries": {"mode": "standard", "total_max_attempts": 2}}
+            store = S3Store(s3.bucket, s3.prefix, s3_connection(proxy.url, config_kwargs=patience))
+            point = catalog.find(store, "eu", "bidder", full.id)
+            proxy.order(Fault("GET", NAME, times=ALWAYS, status=503))
+            with pytest.raises(StoreUnavailable, match=f"read .*{NAME}.*try again"):
+                verify(store, point)
+            assert catalog.find(s3, "eu", "bidder", full.id).verified is None
+            proxy.clear()
+            proxy.order(Fault("GET", "asb", times=3, cut_reply_after=5000))
+            report = verify(store, point)
+        assert (report.problems, report.bytes) == ([], full.stored_bytes)
+
+    def test_an_outcome_that_cannot_be_kept_is_still_told(self, s3: S3Store, moto_endpoint: str) -> None:
+        full = take_backup(s3, make_plan())
+        with FaultProxy(int(moto_endpoint.rpartition(":")[2])) as proxy:
+            store = S3Store(s3.bucket, s3.prefix, s3_connection(proxy.url))
+            proxy.order(Fault("PUT", "verified", times=ALWAYS, status=403))
+            report = check(store, full)
+        assert report.ok
+        assert "the outcome could not be kept" in report.warnings[0]
 
 
 VERIFY = """
