@@ -24,7 +24,6 @@ from dbops.aerospike.cluster import Access
 from dbops.backups import catalog
 from dbops.backups.manifest import BackupPlan, Kind, Manifest
 from dbops.backups.store import S3Store, Store
-from dbops.errors import DbopsError
 from dbops.platform import AerospikeCluster, Namespace, Platform, load_platform
 from dbops.platform.load import DIRECTORY
 from dbops_lab.aerospike.process import Row, StandIn, bins
@@ -191,5 +190,5 @@ def run_in_child(pipe: Connection, world: World, kind: Kind, holder: str, mode: 
     try:
         pipe.send("started")
         pipe.send(world.backup(kind, holder=holder, slices=16).id)
-    except DbopsError as error:
+    except Exception as error:  # the parent must see whatever it is
         pipe.send(f"{type(error).__name__}: {error}")

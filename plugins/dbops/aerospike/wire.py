@@ -208,6 +208,8 @@ class Connection:
         kind, body = self._ask(frame(INFO, "".join(f"{name}\n" for name in names).encode()))
         if kind != INFO:
             raise ConnectionLost(f"info {names} at {self.where}: answered with a frame of type {kind}")
+        if body.startswith(b"ERROR:80"):
+            raise Refused(f"ask {self.where} for {', '.join(names)}: it wants a login; give the connection user and password")
         values: dict[str, str] = {}
         for line in body.decode("utf-8", "replace").split("\n"):
             name, tab, value = line.partition("\t")
