@@ -209,7 +209,8 @@ class Connection:
         if kind != INFO:
             raise ConnectionLost(f"info {names} at {self.where}: answered with a frame of type {kind}")
         if body.startswith(b"ERROR:80"):
-            raise Refused(f"ask {self.where} for {', '.join(names)}: it wants a login; give the connection user and password")
+            asked = ", ".join(names)
+            raise Refused(f"ask {self.where} for {asked}: it wants a login; give the connection a user and a password")
         values: dict[str, str] = {}
         for line in body.decode("utf-8", "replace").split("\n"):
             name, tab, value = line.partition("\t")
