@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -58,6 +59,9 @@ def main() -> int:
             try:
                 problems = _demonstrate(lab)
             finally:
+                # A second Ctrl-C, or a signal that make sends on, must not leave anything running.
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.SIG_IGN)
                 console.print("\nstopping the lab ...")
                 lab.down()
     except DbopsError as problem:
@@ -132,7 +136,7 @@ def _run(client: Client, dag_ids: list[str], problems: list[str]) -> list[Row]:
     runs = {}
     for dag_id in dag_ids:
         runs[dag_id] = client.trigger(dag_id, {"slices": SLICES})
-    began = time.monotonic()
+    began = said = time.monotonic()
     ended: dict[str, tuple[str, float]] = {}
     with Live(console=console, refresh_per_second=4, transient=not console.is_terminal) as live:
         while len(ended) < len(runs) and time.monotonic() - began < RUN_SECONDS:
@@ -145,6 +149,9 @@ def _run(client: Client, dag_ids: list[str], problems: list[str]) -> list[Row]:
                     ended.setdefault(dag_id, (run["state"], seconds))
                 grid.add_row(f"  {dag_id}", run["state"], f"{done} of {len(tasks)} tasks", f"{seconds:.0f} s")
             live.update(grid)
+            if not console.is_terminal and time.monotonic() - said > 10:
+                said = time.monotonic()
+                console.print(grid)
             time.sleep(0.7)
     rows = []
     for dag_id, run_id in runs.items():
