@@ -369,9 +369,7 @@ def _in_order(rows: Bytes, partitions: NDArray[np.int64]) -> NDArray[np.bool_]:
     lower = (high[1:] < high[:-1]) | (high[1:] == high[:-1]) & (
         (middle[1:] < middle[:-1]) | (middle[1:] == middle[:-1]) & (low[1:] < low[:-1])
     )
-    ordered: NDArray[np.bool_] = (partitions[1:] > partitions[:-1]) | (
-        (partitions[1:] == partitions[:-1]) & lower
-    )
+    ordered: NDArray[np.bool_] = (partitions[1:] > partitions[:-1]) | ((partitions[1:] == partitions[:-1]) & lower)
     return ordered
 
 
