@@ -275,8 +275,7 @@ def _check_link(id: str, parent: RestorePoint, child: RestorePoint) -> None:
     since = child.manifest.modified_after
     if parent.snapshot_at >= child.snapshot_at:
         raise BrokenChain(
-            f"{id} cannot be restored: {child.id} is not younger than its parent {parent.id}; "
-            "choose an older point"
+            f"{id} cannot be restored: {child.id} is not younger than its parent {parent.id}; choose an older point"
         )
     if since is None or since > parent.snapshot_at:
         raise BrokenChain(
@@ -301,18 +300,12 @@ def latest(points: Sequence[RestorePoint], kind: Kind | None = None) -> RestoreP
     """
     ordered = sorted(points, key=lambda point: point.snapshot_at, reverse=True)
     return next(
-        (
-            point
-            for point in ordered
-            if kind in (None, point.kind) and why_not_restorable(points, point.id) is None
-        ),
+        (point for point in ordered if kind in (None, point.kind) and why_not_restorable(points, point.id) is None),
         None,
     )
 
 
-def covering(
-    points: Sequence[RestorePoint], window_end: datetime, kind: Kind | None = None
-) -> RestorePoint | None:
+def covering(points: Sequence[RestorePoint], window_end: datetime, kind: Kind | None = None) -> RestorePoint | None:
     """The first restorable point with its snapshot at or after a window's end; None when a backup is due.
 
     :param kind: FULL when only a full one will do; an incremental's window is covered by a full one too.
@@ -436,9 +429,7 @@ def _manifest(
         )
     foreign = [result for result in results if result.plan_id != plan.id]
     if foreign or len(by_slice) != len(results) or set(by_slice) != set(plan.slices):
-        raise IncompleteBackup(
-            f"{what}: the results are not those of the plan's slices; run the backup again"
-        )
+        raise IncompleteBackup(f"{what}: the results are not those of the plan's slices; run the backup again")
     ordered = [by_slice[slice_] for slice_ in sorted(plan.slices)]
     objects = [entry for result in ordered for entry in result.objects]
     try:
@@ -487,9 +478,7 @@ def _per_partition(what: str, name: str, lists: Sequence[list[int] | None]) -> l
     if not known:
         return None
     if len(known) < len(lists):
-        raise IncompleteBackup(
-            f"{what}: {len(lists) - len(known)} slices have no {name}; run the backup again"
-        )
+        raise IncompleteBackup(f"{what}: {len(lists) - len(known)} slices have no {name}; run the backup again")
     return _joined(known)
 
 

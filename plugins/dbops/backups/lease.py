@@ -89,9 +89,7 @@ class Lease:
             if self._write(found.acquired_at, datetime.now(UTC), etag):
                 return
             time.sleep(random.uniform(0.01, 0.1))
-        raise LeaseLost(
-            f"lease {self.store.url}/{self.key}: could not be renewed by {self.holder}; try again"
-        )
+        raise LeaseLost(f"lease {self.store.url}/{self.key}: could not be renewed by {self.holder}; try again")
 
     def release(self) -> None:
         """Give it back, if it is still ours."""
@@ -114,9 +112,7 @@ class Lease:
             time.sleep(random.uniform(0.01, 0.1))
 
     def _write(self, acquired_at: datetime, now: datetime, etag: str | None) -> bool:
-        state = LeaseState(
-            holder=self.holder, acquired_at=acquired_at, renewed_at=now, expires_at=now + self.ttl
-        )
+        state = LeaseState(holder=self.holder, acquired_at=acquired_at, renewed_at=now, expires_at=now + self.ttl)
         # Read again: a store that ignores conditions lets two write, and the later one has it.
         return _put(self.store, self.key, state, etag) and _read(self.store, self.key)[0] == state
 

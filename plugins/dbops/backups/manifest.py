@@ -183,9 +183,7 @@ class SliceResult(_Document):
                 f"{slice_}: {name} has {len(values or ())} entries for {partitions} partitions",
             )
         for entry in self.objects:
-            _demand(
-                (entry.first, entry.last) == (self.first, self.last), f"{slice_}: holds object {entry.name}"
-            )
+            _demand((entry.first, entry.last) == (self.first, self.last), f"{slice_}: holds object {entry.name}")
         _check_counts(self.objects, self.counts, self.inventory, self.deleted, slice_)
         return self
 
@@ -238,18 +236,12 @@ class Manifest(_Document):
     def _consistent(self) -> Self:
         _check_lineage(self)
         _demand(self.finished_at >= self.started_at, "finished_at is before started_at")
-        _check_counts(
-            self.objects, self.partition_counts, self.inventory_counts, self.deleted_counts, "manifest"
-        )
+        _check_counts(self.objects, self.partition_counts, self.inventory_counts, self.deleted_counts, "manifest")
         deleted = sum(self.deleted_counts or ())
         _demand(self.records == sum(self.partition_counts), "records is not the sum of partition_counts")
         _demand(self.deleted == deleted, "deleted is not the sum of deleted_counts")
-        stored, text = (
-            sum(getattr(entry, name) for entry in self.objects) for name in ("size", "text_bytes")
-        )
-        _demand(
-            self.stored_bytes == stored, f"stored_bytes is {self.stored_bytes}, the objects have {stored}"
-        )
+        stored, text = (sum(getattr(entry, name) for entry in self.objects) for name in ("size", "text_bytes"))
+        _demand(self.stored_bytes == stored, f"stored_bytes is {self.stored_bytes}, the objects have {stored}")
         _demand(self.text_bytes == text, f"text_bytes is {self.text_bytes}, the objects have {text}")
         names = Counter(entry.name for entry in self.objects)
         _demand(max(names.values(), default=1) == 1, "two objects have the same name")
@@ -304,9 +296,7 @@ def _demand(condition: bool, otherwise: str) -> None:
 
 def _check_lineage(document: BackupPlan | Manifest) -> None:
     expected = backup_id(document.snapshot_at, document.kind)
-    _demand(
-        document.id == expected, f"id {document.id} is not that of its snapshot time and kind, {expected}"
-    )
+    _demand(document.id == expected, f"id {document.id} is not that of its snapshot time and kind, {expected}")
     links = {name: getattr(document, name) for name in ("base", "parent", "modified_after")}
     for name, value in links.items():
         if document.kind is Kind.FULL:
