@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dbops.errors import DbopsError
@@ -21,6 +22,7 @@ from dbops_lab.supervisor import Part, StartFailed, direct, listens, write_priva
 USER = "admin"
 PREFERRED_PORT = 8080
 PARALLELISM = 4
+PRELOAD = Path(__file__).parent / "preload"
 START_SECONDS = 150.0
 COMPONENTS = ("airflow-api", "airflow-scheduler", "airflow-dag-processor")
 
@@ -90,7 +92,7 @@ class Airflow:
         }
 
     def up(self, progress: Progress = lambda part, what: None) -> None:
-        """Migrate, import the pools, start the components, wait until they are healthy.
+        """Migrate, import the pools, start the components, wait until they are healthy and the engine compiled.
 
         :raises StartFailed: one did not come up; those that were started are ended again.
         """
@@ -102,7 +104,10 @@ class Airflow:
         running = {part.name for part in parts if supervisor.alive(part.name)}
         for part in parts:
             progress(part.name, "running" if part.name in running else "starting")
+        engine = Part("engine", [sys.executable, "-m", "dbops_lab.warm"], lambda: not supervisor.alive("engine"))
+        progress(engine.name, "compiling")
         try:
+            supervisor.start(engine)
             if "airflow-api" not in running:
                 progress("airflow-database", "starting")
                 self._run("db", "migrate")
@@ -111,9 +116,10 @@ class Airflow:
                 supervisor.start(part)
             supervisor.wait(parts[:1], seconds=START_SECONDS)
             self._import_pools()
-            supervisor.wait(parts, seconds=START_SECONDS, tick=lambda name: progress(name, "ready"))
+            supervisor.wait([*parts, engine], seconds=START_SECONDS, tick=lambda name: progress(name, "ready"))
+            supervisor.stop([engine.name])
         except BaseException:
-            supervisor.stop(part.name for part in parts if part.name not in running)
+            supervisor.stop([engine.name, *(part.name for part in parts if part.name not in running)])
             raise
 
     def down(self) -> list[str]:
@@ -133,8 +139,16 @@ class Airflow:
             "airflow-scheduler": (["scheduler", "--skip-serve-logs"], lambda: self._healthy("scheduler")),
             "airflow-dag-processor": (["dag-processor"], lambda: self._healthy("dag_processor")),
         }
+        # Tasks are forks of the scheduler: it loads the engine once for all of them.
+        path = [str(PRELOAD), os.environ.get("PYTHONPATH")]
+        preloaded = {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
         return [
-            Part(name, [sys.executable, "-m", "airflow", *arguments], ready, env=environment)
+            Part(
+                name,
+                [sys.executable, "-m", "airflow", *arguments],
+                ready,
+                env=preloaded if name == "airflow-scheduler" else environment,
+            )
             for name, (arguments, ready) in programs.items()
         ]
 

@@ -27,7 +27,12 @@ State = Annotated[
     Path | None,
     typer.Option("--state", envvar="DBOPS_LAB", help="folder of the lab", show_default="<project>/.lab"),
 ]
-MARKS = {"starting": "[yellow]starting[/]", "ready": "[green]ready[/]", "running": "[green]runs already[/]"}
+MARKS = {
+    "compiling": "[yellow]compiling[/]",
+    "starting": "[yellow]starting[/]",
+    "ready": "[green]ready[/]",
+    "running": "[green]runs already[/]",
+}
 
 
 @app.command()
