@@ -189,6 +189,6 @@ def run_in_child(pipe: Connection, world: World, kind: Kind, holder: str, mode: 
         backup.LEASE = timedelta(seconds=lease)
     try:
         pipe.send("started")
-        pipe.send(world.backup(kind, holder=holder, slices=16).id)
+        pipe.send(world.backup(kind, holder=holder, slices=8).id)
     except Exception as error:  # the parent must see whatever it is
         pipe.send(f"{type(error).__name__}: {error}")
