@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -125,8 +126,6 @@ def _demonstrate(lab: Lab) -> list[str]:
 
 
 def _adopt(environment: dict[str, str]) -> Platform:
-    import os
-
     os.environ.update(environment)
     return load_platform()
 
@@ -250,9 +249,14 @@ def _report(rows: list[Row]) -> None:
             f"{row.seconds:.1f}",
             f"{row.records:,}",
             f"{row.bytes:,}",
-            "\n".join(row.locations),
+            _common(row.locations),
         )
     console.print(table)
+
+
+def _common(locations: list[str]) -> str:
+    """The folder that holds them all."""
+    return os.path.commonprefix(locations).rpartition("/")[0] + "/" if locations else ""
 
 
 def _title(text: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import aerospike
 import msgspec
@@ -147,11 +148,14 @@ def seed(lab: Lab, records: int = RECORDS, seed: int = 1) -> dict[str, int]:
     """
     done: dict[str, int] = {}
     now = time.time()
+    written = datetime.fromtimestamp(now, UTC) - timedelta(hours=1)  # long before any backup, as most of real data is
     with ThreadPoolExecutor() as pool:  # the client polls for seconds until an index is there
         definitions = [pool.submit(_definitions, lab, cluster) for cluster in lab.settings.aerospike_control]
         for cluster, control in lab.settings.aerospike_control.items():
             for spec in SETS:
-                count = load(control, spec.namespace, spec.name, rows(spec, round(records * spec.share), seed, now))
+                count = load(
+                    control, spec.namespace, spec.name, rows(spec, round(records * spec.share), seed, now), written
+                )
                 place = f"{cluster}/{spec.namespace}"
                 done[place] = done.get(place, 0) + count
         for definition in definitions:

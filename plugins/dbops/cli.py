@@ -81,8 +81,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # a traceback must not show the values of variables
-    epilog="Exit codes: 0 done; 1 failed, or a check is not met; 2 wrong usage or configuration; "
-    "130 interrupted.",
+    epilog="Exit codes: 0 done; 1 failed, or a check is not met; 2 wrong usage or configuration; 130 interrupted.",
 )
 
 

@@ -44,9 +44,7 @@ def from_env(conn_id: str, environ: Mapping[str, str] | None = None) -> Connecti
     name = f"AIRFLOW_CONN_{conn_id.upper()}"
     text = (os.environ if environ is None else environ).get(name, "").strip()
     if not text:
-        raise ConnectionMissing(
-            f"connection {conn_id}: environment variable {name} is not set; set it as for Airflow"
-        )
+        raise ConnectionMissing(f"connection {conn_id}: environment variable {name} is not set; set it as for Airflow")
     try:
         return _from_json(conn_id, text) if text.startswith("{") else _from_uri(conn_id, text)
     except ValueError as error:
@@ -69,9 +67,7 @@ def _from_json(conn_id: str, text: str) -> ConnectionInfo:
         if not isinstance(value, str | None):
             raise ValueError(f"has a {key} that is no text; quote it")
         texts[key] = value or None
-    return _connection(
-        conn_id, _type(texts.pop("conn_type") or ""), data.get("port"), data.get("extra"), texts
-    )
+    return _connection(conn_id, _type(texts.pop("conn_type") or ""), data.get("port"), data.get("extra"), texts)
 
 
 def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
@@ -89,9 +85,7 @@ def _from_uri(conn_id: str, text: str) -> ConnectionInfo:
         parts = urlsplit(f"//{rest}")
         port = parts.port
     except ValueError:
-        raise ValueError(
-            "is a URI whose host or port cannot be read; percent-encode login and password"
-        ) from None
+        raise ValueError("is a URI whose host or port cannot be read; percent-encode login and password") from None
     host = _host(parts)
     texts = {
         "host": f"{protocol}://{host}" if separator and host else host,
@@ -115,9 +109,7 @@ def _type(text: str) -> str:
     return "postgres" if text == "postgresql" else text.replace("-", "_")
 
 
-def _connection(
-    conn_id: str, conn_type: str, port: Any, extra: Any, texts: dict[str, str | None]
-) -> ConnectionInfo:
+def _connection(conn_id: str, conn_type: str, port: Any, extra: Any, texts: dict[str, str | None]) -> ConnectionInfo:
     if isinstance(port, str) and port.strip().isdecimal():
         port = int(port)
     if not port:

@@ -115,9 +115,7 @@ SECRET = "hunter2-xyz"
         (f"aws://?__extra__={SECRET}", "an extra that is no JSON"),
     ],
 )
-def test_an_unreadable_connection_is_refused_with_the_reason_and_without_its_value(
-    text: str, reason: str
-) -> None:
+def test_an_unreadable_connection_is_refused_with_the_reason_and_without_its_value(text: str, reason: str) -> None:
     with pytest.raises(ConnectionMissing) as caught:
         read(text)
     message = str(caught.value)

@@ -23,18 +23,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--namespaces", default="bidder,dmp,spend")
     parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--default-ttl", type=int, default=0, metavar="SECONDS")
-    parser.add_argument(
-        "--start-delay", type=float, default=0.0, metavar="SECONDS", help="until a node is ready"
-    )
-    parser.add_argument(
-        "--reform-seconds", type=float, default=0.0, help="until a changed cluster forms again"
-    )
-    parser.add_argument(
-        "--migrate-seconds", type=float, default=0.0, help="how long partitions migrate after that"
-    )
-    parser.add_argument(
-        "--user", action="append", default=[], metavar="NAME", help="password in LAB_PASSWORD_<NAME>"
-    )
+    parser.add_argument("--start-delay", type=float, default=0.0, metavar="SECONDS", help="until a node is ready")
+    parser.add_argument("--reform-seconds", type=float, default=0.0, help="until a changed cluster forms again")
+    parser.add_argument("--migrate-seconds", type=float, default=0.0, help="how long partitions migrate after that")
+    parser.add_argument("--user", action="append", default=[], metavar="NAME", help="password in LAB_PASSWORD_<NAME>")
     parser.add_argument("--tls-cert", metavar="FILE", help="all service ports then speak TLS")
     parser.add_argument("--tls-key", metavar="FILE")
     parser.add_argument("--tls-name", default="")
@@ -91,9 +83,7 @@ async def _main(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    gc.set_threshold(
-        200_000, 20, 100
-    )  # millions of small records: full collections are slow and find nothing
+    gc.set_threshold(200_000, 20, 100)  # millions of small records: full collections are slow and find nothing
     try:
         asyncio.run(_main(_arguments()))
     except OSError as problem:

@@ -29,9 +29,7 @@ Value = tuple[int, bytes]  # particle type and bytes
 SET_TYPE, APPEND, APPEND_ITEMS, INSERT, INSERT_ITEMS, POP, POP_RANGE = range(7)
 REMOVE, REMOVE_RANGE, SET, TRIM, CLEAR, INCREMENT, SORT = range(7, 14)
 SIZE, GET, GET_RANGE = 16, 17, 18
-LIST_GETS = range(
-    19, 27
-)  # by index, value, rank, all by value, value list, index range, value interval, rank range
+LIST_GETS = range(19, 27)  # by index, value, rank, all by value, value list, index range, value interval, rank range
 LIST_REMOVES = range(32, 40)  # the same selections, 13 higher
 # Maps
 MAP_SET_TYPE, ADD, ADD_ITEMS, PUT, PUT_ITEMS, REPLACE, REPLACE_ITEMS = range(64, 71)
@@ -243,9 +241,7 @@ def _modify_list(
         place = place + len(items) if place < 0 else place
         write_flags = _number(arguments, 2)
         if place < 0 or place > len(items):
-            raise Refused(
-                UNSUPPORTED if place > len(items) and not write_flags & INSERT_BOUNDED else NOT_APPLICABLE
-            )
+            raise Refused(UNSUPPORTED if place > len(items) and not write_flags & INSERT_BOUNDED else NOT_APPLICABLE)
         added = [arguments[1]] if code == INSERT else msgpack.split(arguments[1])
         items = _with_unique(items, added, place, write_flags)
         result = integer(len(items))
@@ -320,9 +316,7 @@ def _with_unique(items: list[bytes], added: list[bytes], place: int, flags: int)
 # ---------------------------------------------------------------------- maps
 
 
-def _select_in_map(
-    code: int, arguments: list[bytes], pairs: list[tuple[bytes, bytes]]
-) -> tuple[int, Selection]:
+def _select_in_map(code: int, arguments: list[bytes], pairs: list[tuple[bytes, bytes]]) -> tuple[int, Selection]:
     """Of pairs sorted by key."""
     how, rest = msgpack.integer(arguments[0]), arguments[1:]
     size = len(pairs)
@@ -420,9 +414,7 @@ def _modify_map(
     return _packed_map(kept, flags), result
 
 
-def _put(
-    kept: dict[tuple[object, ...], tuple[bytes, bytes]], added: list[tuple[bytes, bytes]], flags: int
-) -> None:
+def _put(kept: dict[tuple[object, ...], tuple[bytes, bytes]], added: list[tuple[bytes, bytes]], flags: int) -> None:
     fresh: dict[tuple[object, ...], tuple[bytes, bytes]] = {}
     failure = 0
     for key, value in added:

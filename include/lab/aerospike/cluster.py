@@ -58,8 +58,7 @@ class Cluster:
         self.udfs = Udfs()
         mark = hashlib.sha256(name.encode()).hexdigest()[:8].upper()
         self.nodes = [
-            Node(f"BB9{index:02X}{mark}02", host, port)
-            for index, (host, port) in enumerate(addresses, start=1)
+            Node(f"BB9{index:02X}{mark}02", host, port) for index, (host, port) in enumerate(addresses, start=1)
         ]
         self.start_delay = start_delay
         self.reform_seconds = reform_seconds
@@ -160,6 +159,5 @@ class Cluster:
         if not self.is_migrating or not self._former:
             return 0
         return sum(
-            (node in owners) != (node in former)
-            for owners, former in zip(self.owners, self._former, strict=True)
+            (node in owners) != (node in former) for owners, former in zip(self.owners, self._former, strict=True)
         )

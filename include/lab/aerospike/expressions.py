@@ -105,11 +105,7 @@ def _lower_bound(data: bytes) -> int:
     code = msgpack.integer(items[0])
     if code == AND:
         return max(map(_lower_bound, items[1:]))
-    if (
-        code in (GT, GE)
-        and items[1] == bytes((0x91, LAST_UPDATE))
-        and msgpack.head(items[2], 0).kind == "int"
-    ):
+    if code in (GT, GE) and items[1] == bytes((0x91, LAST_UPDATE)) and msgpack.head(items[2], 0).kind == "int":
         return max(0, msgpack.integer(items[2]) // 1_000_000 - EPOCH * 1000)
     return 0
 
@@ -292,9 +288,7 @@ def _when_known(left: Evaluate, right: Evaluate, combine: Callable[[Any, Any], A
 
 def _convert(code: int, arguments: list[bytes]) -> Typed:
     _expect(arguments, 1)
-    takes = {ABS: (_INT, _FLOAT), FLOOR: (_FLOAT,), CEIL: (_FLOAT,), TO_INT: (_FLOAT,), TO_FLOAT: (_INT,)}[
-        code
-    ]
+    takes = {ABS: (_INT, _FLOAT), FLOOR: (_FLOAT,), CEIL: (_FLOAT,), TO_INT: (_FLOAT,), TO_FLOAT: (_INT,)}[code]
     kind, part = _of_type(arguments[0], *takes)
     functions: dict[int, Callable[[Any], Any]] = {
         ABS: abs,

@@ -270,9 +270,7 @@ class Info:
         """Objects of each set that this node holds, as master or replica."""
         if len(self.cluster.members) <= self.cluster.replicas:
             return {name: info.objects for name, info in namespace.sets.items()}
-        return namespace.objects_of_sets(
-            pid for pid, owners in enumerate(self.cluster.owners) if self.node in owners
-        )
+        return namespace.objects_of_sets(pid for pid, owners in enumerate(self.cluster.owners) if self.node in owners)
 
     def _set_row(self, namespace: Namespace, info: SetInfo, objects: int) -> str:
         name = info.name.decode("utf-8", "replace")

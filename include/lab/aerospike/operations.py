@@ -424,9 +424,7 @@ def _add(old: tuple[int, bytes] | None, particle: int, value: bytes) -> tuple[in
     return INTEGER, (total & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "big")
 
 
-def _joined(
-    old: tuple[int, bytes] | None, particle: int, value: bytes, *, in_front: bool
-) -> tuple[int, bytes]:
+def _joined(old: tuple[int, bytes] | None, particle: int, value: bytes, *, in_front: bool) -> tuple[int, bytes]:
     if particle not in (STRING, BLOB) and particle not in LANGUAGE_BLOBS:
         raise Refused(PARAMETER)
     if old is None:

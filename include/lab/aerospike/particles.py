@@ -76,9 +76,7 @@ def _geojson(value: bytes) -> bytes:
         shape = json.loads(text)
         if shape["type"] == "Feature":
             shape = shape["geometry"]
-        sound = (
-            shape["type"] in GEOMETRIES and isinstance(shape["coordinates"], list) and shape["coordinates"]
-        )
+        sound = shape["type"] in GEOMETRIES and isinstance(shape["coordinates"], list) and shape["coordinates"]
     except (ValueError, TypeError, KeyError):
         sound = False
     if not sound:

@@ -72,7 +72,7 @@ class StandIn:
         self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()  # ends with the process, if that fails
         found = re.fullmatch(r"ready ([\d,]+) control (\d+)\n", line)
         if found is None:
@@ -133,9 +133,7 @@ class StandIn:
         """See `dbops_lab.aerospike.control` for the names."""
         call(self.control, "POST", "/inject", json.dumps(faults).encode())
 
-    def load(
-        self, namespace: str, set_name: str, records: Iterable[Row], updated_at: datetime | None = None
-    ) -> int:
+    def load(self, namespace: str, set_name: str, records: Iterable[Row], updated_at: datetime | None = None) -> int:
         return load(self.control, namespace, set_name, records, updated_at)
 
 
@@ -154,9 +152,7 @@ def _result(connection: http.client.HTTPConnection, path: str) -> dict[str, Any]
     return result
 
 
-def load(
-    port: int, namespace: str, set_name: str, records: Iterable[Row], updated_at: datetime | None = None
-) -> int:
+def load(port: int, namespace: str, set_name: str, records: Iterable[Row], updated_at: datetime | None = None) -> int:
     """Put records in directly, as fast as they can be built; how many came in.
 
     :param records: digest (20 bytes), generation, void time (seconds since 2010, 0 = never), stored key as a

@@ -51,9 +51,7 @@ DEFAULT_SOCKET_TIMEOUT = 10.0
 class Query:
     """A query that was found sound; raises Refused otherwise."""
 
-    def __init__(
-        self, request: Request, namespaces: Mapping[str, Namespace], index_table: indexes.Indexes
-    ) -> None:
+    def __init__(self, request: Request, namespaces: Mapping[str, Namespace], index_table: indexes.Indexes) -> None:
         fields = request.fields
         namespace = namespaces.get(fields.get(F_NAMESPACE, b"").decode("latin-1"))
         if namespace is None:

@@ -70,8 +70,7 @@ class Server:
         self.security = Security(users or {})
         self.faults = Faults()
         self.infos = {
-            node.name: Info(cluster, node, is_tls=tls is not None, tls_name=tls_name)
-            for node in cluster.nodes
+            node.name: Info(cluster, node, is_tls=tls is not None, tls_name=tls_name) for node in cluster.nodes
         }
         self._tls = tls
         self._listeners: dict[str, asyncio.Server] = {}
@@ -160,7 +159,7 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------ transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_AHEAD)
         raw = transport.get_extra_info("socket")

@@ -6,7 +6,7 @@ A task of the demonstration lives for a second or two, most of which it would sp
 from __future__ import annotations
 
 import boto3  # noqa: F401
-import dbops.aerospike.backup
-import dbops.backups.verify
-import dbops.ledger
+import dbops.aerospike.backup  # noqa: F401
+import dbops.backups.verify  # noqa: F401
+import dbops.ledger  # noqa: F401
 import dbops.platform  # noqa: F401

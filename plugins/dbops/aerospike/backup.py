@@ -57,6 +57,10 @@ class BackupStopped(RetryableError):
     """Another slice of the same process failed, or a person stopped the command."""
 
 
+class AlreadyCommitted(FinalError):
+    """The backup that a slice belongs to is committed: writing the slice again would damage it."""
+
+
 class DeletesUnknown(FinalError):
     """The plan tracks deletes, and its parent kept no digests."""
 
@@ -227,6 +231,11 @@ def backup_slice(
     :raises StoreError: the storage refused; nothing of this slice is visible then.
     """
     started = time.monotonic()
+    if store.head(catalog.manifest_key(plan.cluster, plan.namespace, plan.id)):
+        raise AlreadyCommitted(
+            f"slice {first}-{last} of {plan.cluster}/{plan.namespace} {plan.id}: that backup is committed and is not "
+            "written again; clear the task `plan` too, or trigger a new run"
+        )
     Lease.acquire(store, catalog.lease_key(plan.cluster, plan.namespace), plan.holder, LEASE)
     with Cluster(access) as cluster:
         cluster.wait_ready(plan.namespace, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))

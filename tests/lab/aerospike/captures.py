@@ -44,9 +44,7 @@ class Frame:
             return self.data
         assert self.kind == MESSAGE
         digests = b"".join(data for kind, _, data in self.fields if kind == DIGESTS)
-        elsewhere = {
-            int.from_bytes(digests[at : at + 2], "little") & 0xFFF for at in range(0, len(digests), 20)
-        }
+        elsewhere = {int.from_bytes(digests[at : at + 2], "little") & 0xFFF for at in range(0, len(digests), 20)}
         made = bytearray(self.data[: 8 + 22])
         for kind, size, shown in self.fields:
             content = shown
@@ -110,8 +108,8 @@ class Message:
 def messages(body: bytes) -> list[Message]:
     found, at = [], 0
     while at < len(body):
-        size, info1, info2, info3, _, result, generation, void_time, row, n_fields, n_ops = (
-            struct.unpack_from(">BBBBBBIIIHH", body, at)
+        size, info1, info2, info3, _, result, generation, void_time, row, n_fields, n_ops = struct.unpack_from(
+            ">BBBBBBIIIHH", body, at
         )
         assert size == 22
         at += 22
@@ -126,9 +124,7 @@ def messages(body: bytes) -> list[Message]:
             ops.append((code, particle, body[at + 8 : value_at], body[value_at : at + 4 + length]))
             at += 4 + length
         found.append(
-            Message(
-                info1, info2, info3, result, generation > 0, void_time > 0, row, tuple(fields), tuple(ops)
-            )
+            Message(info1, info2, info3, result, generation > 0, void_time > 0, row, tuple(fields), tuple(ops))
         )
     assert at == len(body)
     return found

@@ -75,9 +75,7 @@ def message(
     fields: tuple[bytes, ...] = (),
     ops: tuple[bytes, ...] = (),
 ) -> bytes:
-    head = struct.pack(
-        ">BBBBBBIIIHH", 22, info1, info2, info3, 0, 0, generation, ttl, 1000, len(fields), len(ops)
-    )
+    head = struct.pack(">BBBBBBIIIHH", 22, info1, info2, info3, 0, 0, generation, ttl, 1000, len(fields), len(ops))
     body = head + b"".join(fields) + b"".join(ops)
     return struct.pack(">Q", 2 << 56 | 3 << 48 | len(body)) + body
 

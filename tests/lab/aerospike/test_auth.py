@@ -86,9 +86,7 @@ def test_without_login_data_is_refused_with_80(guarded: StandIn, connect: Connec
     assert raw.one(message(3, fields=place)).result == 80
     assert raw.one(message(0, 3, fields=place)).result == 80
     assert raw.stream(query(b"dmp", range(4096)))[-1].result == 80
-    batch = (
-        struct.pack(">IB", 1, 0x0D) + struct.pack(">I20sBBHH", 0, digest_of(1), 0, 3, 1, 0) + field(0, b"dmp")
-    )
+    batch = struct.pack(">IB", 1, 0x0D) + struct.pack(">I20sBBHH", 0, digest_of(1), 0, 3, 1, 0) + field(0, b"dmp")
     (answer,) = raw.stream(message(8, fields=(field(41, batch),)))
     assert (answer.result, answer.info3) == (80, 1)
 

@@ -57,9 +57,7 @@ def drain(nodes: list[Raw]) -> list[bytes]:
 ALL_DIGESTS = sorted(digest_of(i) for i in range(RECORDS))
 
 
-def test_partitions_are_shared_out_once_and_each_has_one_replica_elsewhere(
-    cluster: StandIn, connect: Connect
-) -> None:
+def test_partitions_are_shared_out_once_and_each_has_one_replica_elsewhere(cluster: StandIn, connect: Connect) -> None:
     maps = [owned(connect(port)) for port in cluster.ports]
     masters, replicas = [item[0] for item in maps], [item[1] for item in maps]
     for side in (masters, replicas):
@@ -73,9 +71,7 @@ def test_all_records_come_from_their_masters_exactly_once(cluster: StandIn, conn
     assert sorted(drain([connect(port) for port in cluster.ports])) == ALL_DIGESTS
 
 
-def test_a_node_answers_error_11_for_partitions_that_it_does_not_hold(
-    cluster: StandIn, connect: Connect
-) -> None:
+def test_a_node_answers_error_11_for_partitions_that_it_does_not_hold(cluster: StandIn, connect: Connect) -> None:
     node = connect(cluster.ports[0])
     masters, replicas = owned(node)
     messages = node.stream(query(b"dmp", range(4096)))
@@ -87,9 +83,7 @@ def test_a_node_answers_error_11_for_partitions_that_it_does_not_hold(
     assert {partition_of(digest) for digest in records(messages)} <= masters | replicas
 
 
-def test_the_number_of_an_unavailable_partition_stands_in_the_generation(
-    cluster: StandIn, connect: Connect
-) -> None:
+def test_the_number_of_an_unavailable_partition_stands_in_the_generation(cluster: StandIn, connect: Connect) -> None:
     node = connect(cluster.ports[0])
     foreign = sorted(set(range(4096)) - set().union(*owned(node)))[5]
     _, body = node.ask(query(b"dmp", [foreign]))
@@ -111,9 +105,7 @@ def test_nodes_know_each_other_and_agree_on_the_cluster_key(cluster: StandIn, co
     assert nodes[0].info("cluster-stable:size=2").startswith("ERROR:7:")
 
 
-def test_a_write_to_a_node_that_does_not_own_the_partition_is_passed_on(
-    cluster: StandIn, connect: Connect
-) -> None:
+def test_a_write_to_a_node_that_does_not_own_the_partition_is_passed_on(cluster: StandIn, connect: Connect) -> None:
     nodes = [connect(port) for port in cluster.ports]
     digest = digest_of(RECORDS + 1)
     place = (field(NAMESPACE, b"dmp"), field(1, b"s"), field(DIGEST, digest))
@@ -216,8 +208,7 @@ def test_a_node_that_starts_is_not_ready_at_once(connect: Connect) -> None:
 
 def test_statistics_of_the_nodes_add_up(cluster: StandIn, connect: Connect) -> None:
     rows = [
-        dict(item.split("=", 1) for item in connect(port).info("namespace/dmp").split(";"))
-        for port in cluster.ports
+        dict(item.split("=", 1) for item in connect(port).info("namespace/dmp").split(";")) for port in cluster.ports
     ]
     assert sum(int(row["master_objects"]) for row in rows) == RECORDS
     assert sum(int(row["prole_objects"]) for row in rows) == RECORDS
@@ -247,9 +238,7 @@ def test_official_client_finds_all_nodes_and_all_records(cluster: StandIn, clien
     assert len(client.query("dmp", "s").results()) == RECORDS
 
 
-def test_official_client_goes_on_when_a_node_dies_and_comes_back(
-    cluster: StandIn, client: aerospike.Client
-) -> None:
+def test_official_client_goes_on_when_a_node_dies_and_comes_back(cluster: StandIn, client: aerospike.Client) -> None:
     for number in range(200):
         client.put(("dmp", "t", number), {"n": number})
     cluster.stop_node(1)

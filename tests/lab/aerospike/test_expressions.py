@@ -140,9 +140,7 @@ def test_changed_since_takes_what_was_loaded_later(server: StandIn, connect: Con
     def since(moment: datetime) -> set[bytes]:
         nanoseconds = int(moment.timestamp()) * 10**9
         expression = bytes((0x93, 4, 0x91, 0x42, 0xCF)) + nanoseconds.to_bytes(8, "big")
-        messages = connect(server.ports[0]).stream(
-            query(b"dmp", range(4096), field(43, expression), set_name=b"aged")
-        )
+        messages = connect(server.ports[0]).stream(query(b"dmp", range(4096), field(43, expression), set_name=b"aged"))
         return {dict(item.fields)[DIGEST] for item in messages[:-1]}
 
     assert since(now - timedelta(days=1)) == {row[0] for row in fresh}
@@ -164,7 +162,5 @@ def test_filter_with_a_clock_that_is_off(client: aerospike.Client, server: Stand
     finally:
         server.inject(clock_offset=0)
     border = (time.time_ns() // 10**9 + 1800) * 10**9
-    records = client.query("dmp", "off").results({
-        "expressions": exp.GT(exp.LastUpdateTime(), border).compile()
-    })
+    records = client.query("dmp", "off").results({"expressions": exp.GT(exp.LastUpdateTime(), border).compile()})
     assert len(records) == 1

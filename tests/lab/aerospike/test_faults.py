@@ -27,10 +27,7 @@ EVERYTHING = query(b"dmp", range(4096))
 @pytest.fixture
 def server() -> Iterator[StandIn]:
     with StandIn(namespaces=["dmp", "bidder"]) as stand_in:
-        rows = [
-            (digest_of(i), 1, 0, None, bins({"n": (1, integer(i)), "s": (3, b"x" * 200)}))
-            for i in range(COUNT)
-        ]
+        rows = [(digest_of(i), 1, 0, None, bins({"n": (1, integer(i)), "s": (3, b"x" * 200)})) for i in range(COUNT)]
         assert stand_in.load("dmp", "s", rows) == COUNT
         yield stand_in
 
@@ -74,9 +71,7 @@ def test_query_is_cut_after_so_many_records_for_so_many_queries(server: StandIn,
     assert len(records(connect(server.ports[0]).stream(EVERYTHING))) == COUNT
 
 
-def test_a_cut_query_resumes_after_its_last_digest_of_each_partition(
-    server: StandIn, connect: Connect
-) -> None:
+def test_a_cut_query_resumes_after_its_last_digest_of_each_partition(server: StandIn, connect: Connect) -> None:
     server.inject(drop_query={"records": 1234, "times": 1})
     first = messages_until_cut(connect(server.ports[0]), EVERYTHING)
     assert len(first) == 1234
@@ -150,9 +145,7 @@ def test_loaded_records_are_like_written_ones(server: StandIn, connect: Connect)
     _, body = raw.ask(message(0x21, fields=place))
     assert int.from_bytes(body[6:10], "big") == 7
     assert (
-        raw.one(
-            message(0, 1, fields=(*place, field(KEY, b"\x03other")), ops=(op(2, b"i", 1, integer(1)),))
-        ).result
+        raw.one(message(0, 1, fields=(*place, field(KEY, b"\x03other")), ops=(op(2, b"i", 1, integer(1)),))).result
         == 19
     )
     assert "objects=1:" in raw.info("sets/bidder/own")
@@ -195,9 +188,7 @@ def test_changes_between_two_queries_are_seen_in_order(server: StandIn, connect:
 def test_expired_records_are_left_out_of_a_query_and_reaped(connect: Connect) -> None:
     with StandIn(namespaces=["dmp"]) as stand_in:
         soon = int(time.time()) - 1_262_304_000 + 1
-        rows = [
-            (digest_of(i), 1, soon if i % 2 else 0, None, bins({"n": (1, integer(i))})) for i in range(100)
-        ]
+        rows = [(digest_of(i), 1, soon if i % 2 else 0, None, bins({"n": (1, integer(i))})) for i in range(100)]
         stand_in.load("dmp", "s", rows)
         raw = connect(stand_in.ports[0])
         assert len(raw.stream(EVERYTHING)) == 101

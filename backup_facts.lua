@@ -1,0 +1,3 @@
+function one(record)
+  return 1
+end
