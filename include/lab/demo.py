@@ -256,7 +256,9 @@ def _report(rows: list[Row]) -> None:
 
 def _common(locations: list[str]) -> str:
     """The folder that holds them all."""
-    return os.path.commonprefix(locations).rpartition("/")[0] + "/" if locations else ""
+    return ", ".join(
+        sorted({location.rstrip("/").rpartition("/")[0].rpartition("/")[0] + "/" for location in locations})
+    )
 
 
 def _title(text: str) -> None:

@@ -21,6 +21,8 @@ from dbops.connections import ConnectionInfo
 from dbops.errors import FinalError, RetryableError
 from dbops.ledger.models import Base, Incident
 
+LIMITS = text("SELECT set_config('lock_timeout', '10s', true), set_config('statement_timeout', '20s', true)")
+
 MIGRATION_LOCK = 0x6462_6F70_7301
 """Key of the advisory lock that lets one migration run at a time: "dbops" and a one."""
 
@@ -60,8 +62,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """
     try:
         with Session(engine) as session, session.begin():
-            session.execute(text("SET LOCAL lock_timeout = '10s'"))
-            session.execute(text("SET LOCAL statement_timeout = '20s'"))
+            session.execute(LIMITS)
             yield session
     except OperationalError as error:
         raise LedgerUnavailable(

@@ -42,12 +42,14 @@ def test_migrating_again_changes_nothing_and_keeps_the_rows(ledger: Engine) -> N
     assert before.rows["incident"] == before.open_incidents == 1
 
 
+@pytest.mark.timeout(60)
 def test_many_may_migrate_an_empty_database_at_once(empty_ledger: Engine) -> None:
     with ThreadPoolExecutor(6) as pool:
         revisions = list(pool.map(lambda _: migrate(empty_ledger), range(6)))
     assert set(revisions) == {status(empty_ledger).head}
 
 
+@pytest.mark.timeout(60)
 def test_a_migration_waits_for_the_one_that_runs(empty_ledger: Engine) -> None:
     with empty_ledger.begin() as other, ThreadPoolExecutor(1) as pool:
         other.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))

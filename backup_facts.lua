@@ -1,3 +1,0 @@
-function one(record)
-  return 1
-end
