@@ -292,10 +292,12 @@ def test_a_chain_without_digests_is_begun_anew_when_deletes_are_to_be_tracked(la
 
 
 def test_indexes_and_udfs_are_in_the_object_of_partition_0_alone(
-    any_server: World, client: aerospike.Client, tmp_path: Path
+    any_server: World, client: aerospike.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # the client keeps a copy of the file in its working folder
     space, lua = any_server.namespace, b"function one(record)\n  return 1\nend\n"
-    file = tmp_path / "backup_facts.lua"
+    (tmp_path / "udf").mkdir()
+    file = tmp_path / "udf" / "backup_facts.lua"
     file.write_bytes(lua)
     client.put((space, "s", 1), {"n": 1})
     client.index_single_value_create(space, "s", "n", aerospike.INDEX_NUMERIC, "backup_n_idx")
