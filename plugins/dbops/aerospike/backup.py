@@ -565,5 +565,8 @@ def run_backup(
                 raise
         return commit_backup(access, store, plan)
     except BaseException:
-        abandon_backup(store, plan)
+        try:
+            abandon_backup(store, plan)
+        except DbopsError as problem:  # what the backup failed for is what its reader must see
+            log.warning("what %s of %s stored could not be removed: %s", plan.id, plan.namespace, problem)
         raise
