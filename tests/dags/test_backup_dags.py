@@ -89,7 +89,7 @@ def world(
     lab_postgres: LabPostgres,
     receivers: LabReceivers,
     monkeypatch: pytest.MonkeyPatch,
-) -> World:
+) -> Iterator[World]:
     info = lab_postgres.new_database()
     engine = ledger.connect(info)
     ledger.migrate(engine)
@@ -105,7 +105,8 @@ def world(
     store.delete([item.key for item in store.list("aerospike/")])
     place = World(clusters["eu"], store, engine, receivers, monkeypatch)
     place.login(PASSWORD)
-    return place
+    yield place
+    store.delete([item.key for item in store.list("aerospike/")])  # other tests use the same bucket
 
 
 def test_full_incremental_and_verify_make_whole_restore_points(world: World) -> None:
