@@ -30,11 +30,17 @@ NODES = {"eu": 3, "apac": 1}
 WITH_LOGIN = "eu"  # the cluster that asks for user and password
 AEROSPIKE_USER = "dbops"
 SETTINGS = "lab.json"
+LUA = "lua"
 CONTENT = frozenset({SETTINGS, "env", "run", "logs", "postgres", "postgres.new", "postgres.password", INBOX,
-                     "loopback.pem", "loopback.key", "airflow", ".lock"})  # fmt: skip
+                     "loopback.pem", "loopback.key", "airflow", LUA, ".lock"})  # fmt: skip
 
 Progress = Callable[[str, str], None]
 """Told (part, what happened): "starting", "ready", "running" (it was so already)."""
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a lab makes a file of that name, or leaves it when it is killed while it writes (`.env.4711`)."""
+    return path.name in CONTENT or (path.name.startswith(".") and path.name[1:].rpartition(".")[0] in CONTENT)
 
 
 class NoLab(FinalError):
@@ -150,7 +156,7 @@ class Lab:
 
         :raises StartFailed: a part did not come up; those that this call started are ended again.
         """
-        if self.state.is_dir() and not {path.name for path in self.state.iterdir()} <= CONTENT:
+        if self.state.is_dir() and not self.exists and not all(map(_is_ours, self.state.iterdir())):
             raise NoLab(f"{self.state} holds other things than a lab: name an empty folder in {VARIABLE}")
         with self._alone():
             if not self.exists:
@@ -189,8 +195,7 @@ class Lab:
 
     def _remove(self) -> None:
         """Remove what a lab makes, and the folder if nothing else lies in it."""
-        for name in CONTENT:
-            path = self.state / name
+        for path in filter(_is_ours, list(self.state.iterdir())):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -15,7 +15,7 @@ import aerospike
 import msgspec
 from dbops_lab.aerospike.process import Row, load
 from dbops_lab.aerospike.protocol import op
-from dbops_lab.lab import AEROSPIKE_USER, WITH_LOGIN, Lab
+from dbops_lab.lab import AEROSPIKE_USER, LUA, WITH_LOGIN, Lab
 
 EPOCH = 1_262_304_000  # 2010-01-01 UTC: void times count from here
 DAY = 86_400
@@ -167,8 +167,8 @@ def _definitions(lab: Lab, cluster: str) -> None:
     """Secondary indexes and a UDF, which a backup holds too."""
     from dbops_lab.supervisor import write_private
 
-    module = lab.state / cluster / "pacing.lua"
-    module.parent.mkdir(exist_ok=True)
+    module = lab.state / LUA / cluster / "pacing.lua"
+    module.parent.mkdir(parents=True, exist_ok=True)
     write_private(module, "function spent(rec)\n  return rec['spent']\nend\n")
     client = connect(lab, cluster)
     try:
@@ -189,5 +189,5 @@ def connect(lab: Lab, cluster: str) -> aerospike.Client:
     config: dict[str, object] = {"hosts": [("127.0.0.1", port) for port in ports]}
     if cluster == WITH_LOGIN:
         config |= {"user": AEROSPIKE_USER, "password": lab.settings.secrets["aerospike"]}
-    config["lua"] = {"user_path": str(lab.state / cluster)}
+    config["lua"] = {"user_path": str(lab.state / LUA / cluster)}
     return aerospike.client(config).connect()

@@ -132,11 +132,12 @@ class Supervisor:
         return leader.pid if leader else None
 
     def memory(self, name: str) -> int:
-        """Resident bytes of a part with all its descendants (shared pages count in each)."""
+        """Bytes that a part takes with all its descendants; pages that they share count once (on Linux)."""
         total = 0
         for process in self._members(name):
             with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
+                full = process.memory_full_info()
+                total += getattr(full, "pss", 0) or full.rss
         return total
 
     def stop(self, names: Iterable[str] | None = None) -> list[str]:

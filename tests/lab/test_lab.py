@@ -278,6 +278,18 @@ def test_a_folder_with_other_things_is_refused_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "holiday.jpg").exists()
 
 
+def test_what_a_killed_lab_left_half_written_is_no_obstacle(lab: Lab) -> None:
+    lab.state.mkdir()
+    for name in (".lab.json.4711", ".lock"):
+        (lab.state / name).touch()
+    lab.up()
+    (lab.state / "notes.txt").write_text("mine")
+    lab.up()
+    lab.down()
+    assert [path.name for path in lab.state.iterdir()] == ["notes.txt"]
+    (lab.state / "notes.txt").unlink()
+
+
 def test_free_ports_are_free_and_not_lent_to_outgoing_connections() -> None:
     port = free_port()
     assert port < 32768
