@@ -30,9 +30,8 @@ NODES = {"eu": 3, "apac": 1}
 WITH_LOGIN = "eu"  # the cluster that asks for user and password
 AEROSPIKE_USER = "dbops"
 SETTINGS = "lab.json"
-LUA = "lua"
 CONTENT = frozenset({SETTINGS, "env", "run", "logs", "postgres", "postgres.new", "postgres.password", INBOX,
-                     "loopback.pem", "loopback.key", "airflow", LUA, ".lock"})  # fmt: skip
+                     "loopback.pem", "loopback.key", "airflow", ".lock"})  # fmt: skip
 
 Progress = Callable[[str, str], None]
 """Told (part, what happened): "starting", "ready", "running" (it was so already)."""

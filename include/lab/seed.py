@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import random
-import shutil
 import struct
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import aerospike
 import msgspec
+from dbops.errors import FinalError
 from dbops_lab.aerospike.process import Row, load
 from dbops_lab.aerospike.protocol import op
-from dbops_lab.lab import AEROSPIKE_USER, LUA, WITH_LOGIN, Lab
+from dbops_lab.lab import AEROSPIKE_USER, WITH_LOGIN, Lab
 
 EPOCH = 1_262_304_000  # 2010-01-01 UTC: void times count from here
 DAY = 86_400
@@ -149,38 +149,34 @@ def seed(lab: Lab, records: int = RECORDS, seed: int = 1) -> dict[str, int]:
     done: dict[str, int] = {}
     now = time.time()
     written = datetime.fromtimestamp(now, UTC) - timedelta(hours=1)  # long before any backup, as most of real data is
-    with ThreadPoolExecutor() as pool:  # the client polls for seconds until an index is there
-        definitions = [pool.submit(_definitions, lab, cluster) for cluster in lab.settings.aerospike_control]
-        for cluster, control in lab.settings.aerospike_control.items():
-            for spec in SETS:
-                count = load(
-                    control, spec.namespace, spec.name, rows(spec, round(records * spec.share), seed, now), written
-                )
-                place = f"{cluster}/{spec.namespace}"
-                done[place] = done.get(place, 0) + count
-        for definition in definitions:
-            definition.result()
+    for cluster, control in lab.settings.aerospike_control.items():
+        _definitions(lab, cluster)
+        for spec in SETS:
+            made = rows(spec, round(records * spec.share), seed, now)
+            count = load(control, spec.namespace, spec.name, made, written)
+            place = f"{cluster}/{spec.namespace}"
+            done[place] = done.get(place, 0) + count
     return done
 
 
 def _definitions(lab: Lab, cluster: str) -> None:
-    """Secondary indexes and a UDF, which a backup holds too."""
-    from dbops_lab.supervisor import write_private
+    """Secondary indexes and a UDF, which a backup holds too.
 
-    module = lab.state / LUA / cluster / "pacing.lua"
-    module.parent.mkdir(parents=True, exist_ok=True)
-    write_private(module, "function spent(rec)\n  return rec['spent']\nend\n")
+    As info commands: the client's own calls poll for seconds until a real cluster has spread the definition.
+    """
+    module = base64.b64encode(b"function spent(rec)\n  return rec['spent']\nend\n").decode()
     client = connect(lab, cluster)
     try:
-        for namespace, name, bin_name, kind in (
-            ("bidder", "lineitems", "order_id", aerospike.INDEX_NUMERIC),
-            ("spend", "spend", "line_item", aerospike.INDEX_NUMERIC),
+        for command in (
+            "sindex-create:namespace=bidder;set=lineitems;indexname=lineitems_order_id;bin=order_id;type=NUMERIC",
+            "sindex-create:namespace=spend;set=spend;indexname=spend_line_item;bin=line_item;type=NUMERIC",
+            f"udf-put:filename=pacing.lua;content={module};content-len={len(module)};udf-type=LUA;",
         ):
-            client.index_single_value_create(namespace, name, bin_name, kind, f"{name}_{bin_name}")
-        client.udf_put(str(module), 0)
+            answer = client.info_random_node(command).rstrip()
+            if "FAIL" in answer.upper() and "exist" not in answer:
+                raise FinalError(f"seed cluster {cluster}: {command.partition(':')[0]} was answered {answer!r}")
     finally:
         client.close()
-        shutil.rmtree(module.parent)
 
 
 def connect(lab: Lab, cluster: str) -> aerospike.Client:
@@ -189,5 +185,4 @@ def connect(lab: Lab, cluster: str) -> aerospike.Client:
     config: dict[str, object] = {"hosts": [("127.0.0.1", port) for port in ports]}
     if cluster == WITH_LOGIN:
         config |= {"user": AEROSPIKE_USER, "password": lab.settings.secrets["aerospike"]}
-    config["lua"] = {"user_path": str(lab.state / LUA / cluster)}
     return aerospike.client(config).connect()

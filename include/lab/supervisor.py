@@ -134,10 +134,12 @@ class Supervisor:
     def memory(self, name: str) -> int:
         """Bytes that a part takes with all its descendants; pages that they share count once (on Linux)."""
         total = 0
-        for process in self._members(name):
-            with contextlib.suppress(psutil.Error):
-                full = process.memory_full_info()
-                total += getattr(full, "pss", 0) or full.rss
+        with contextlib.suppress(psutil.Error):
+            leader = self._leader(name)
+            for process in [leader, *leader.children(recursive=True)] if leader else []:
+                with contextlib.suppress(psutil.Error):
+                    full = process.memory_full_info()
+                    total += getattr(full, "pss", 0) or full.rss
         return total
 
     def stop(self, names: Iterable[str] | None = None) -> list[str]:
