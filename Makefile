@@ -23,7 +23,7 @@ demo: setup
 	@$(PY) -m dbops_lab.demo
 
 test: setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 up: setup
 	@$(VENV)/bin/dbops lab up --airflow

@@ -1,8 +1,12 @@
 """Fixtures for all tests: the lab's parts come from its own pytest plugin."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
+
+# A CI that runs in the background hands SIGINT down as ignored; tests interrupt what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before anything imports Airflow, which reads its configuration once.
 _home = tempfile.mkdtemp(prefix="airflow-of-tests-")
