@@ -252,16 +252,27 @@ def _end_with(parent: int, number: int) -> None:
         os._exit(1)
 
 
+_claimed: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on and that no outgoing connection can take meanwhile."""
+    """A loopback TCP port that nobody listens on, no outgoing connection can take, and no other lab is given.
+
+    Between the choice and the server that listens there lie seconds, in which another lab could choose the same. So
+    each choice is claimed until this process ends, by an abstract socket that carries the port in its name.
+    """
     for port in random.SystemRandom().sample(PORTS, 200):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0dbops-lab-port-{port}")
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            claim.close()
+            continue
+        _claimed.append(claim)
+        return port
     raise DbopsError("lab: 200 ports between 20000 and 32000 were tried and all are taken: end other labs")
 
 

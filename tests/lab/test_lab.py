@@ -302,3 +302,18 @@ def test_the_lab_has_the_clusters_and_namespaces_of_its_platform_file() -> None:
     platform = load_platform(PROJECT / "include" / "platform" / "lab.yaml")
     found = {cluster.name: [n.name for n in cluster.namespaces] for cluster in platform.aerospike.clusters}
     assert found == {name: list(NAMESPACES) for name in NODES}
+
+
+def test_no_port_is_given_twice_to_any_process() -> None:
+    script = "from dbops_lab.supervisor import free_port as f; print(*(f() for _ in range(400)), flush=True); input()"
+    others = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    given = []
+    for process in others:
+        assert process.stdout is not None
+        given += process.stdout.readline().split()
+    for process in others:
+        process.communicate("\n", timeout=30)
+    assert len(given) == len(set(given)) == 1200
