@@ -56,7 +56,7 @@ for cluster in load_platform().aerospike.clusters:
                     minItems=1,
                     uniqueItems=True,
                     title="Namespaces",
-                    description="One per line.",
+                    description="Which of the cluster to back up.",
                     examples=namespaces,
                 ),
                 "kind": Param(
