@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -66,10 +67,11 @@ def any_server(request: pytest.FixtureRequest, lab_s3: LabS3) -> Iterator[World]
     if HOST is None:
         yield request.getfixturevalue("lab")
         return
-    with connect(PORT, HOST) as client:
+    with closing(connect(PORT, HOST)) as client:
         if client.query(NAMESPACE).results():
             pytest.fail(f"namespace {NAMESPACE} of {HOST}:{PORT} holds records: name one that tests may empty")
         yield World(Access("eu", ((HOST, PORT),)), s3_store(lab_s3), NAMESPACE)
+        time.sleep(0.01)  # a truncate leaves what was written in its very millisecond
         client.truncate(NAMESPACE, None, 0)
         while client.query(NAMESPACE).results():
             time.sleep(0.1)
