@@ -96,7 +96,7 @@ def main() -> int:
         "digests (wire -> digests)": lambda: kernel.digests(source, 0, len(source), out, 0, state(), *tally()),
         "scan (text checked)": lambda: kernel.scan(text, 0, size, True, state(), *tally()[:2]),
         "decode (text -> batch rows)": lambda: kernel.decode(
-            text, 0, size, True, out, 0, state(), namespace, 1, 16, 0, rows
+            text, 0, size, True, out, 0, state(), namespace, 1, 16, 0, rows, *kernel.EVERYTHING
         ),
         "limit: the text copied": lambda: np.copyto(out[:size], text),
     }

@@ -233,6 +233,25 @@ def udf_line(name: str, udf_get: str) -> bytes:
         raise AsbError(f"UDF {name}: its content is not base64: {problem}") from None
 
 
+_COLLECTIONS = {"N": "", "L": "indextype=list;", "K": "indextype=mapkeys;", "V": "indextype=mapvalues;"}
+_VALUE_TYPES = {"N": "numeric", "S": "string", "G": "geo2dsphere", "B": "blob"}
+
+
+def index_command(index: Index, namespace: str) -> str:
+    """The info command that makes a secondary index in `namespace`."""
+    path = f"exp={index.expression};" if index.expression is not None else f"bin={index.bin};"
+    context = f"context={index.context};" if index.context is not None else ""
+    where = f"namespace={namespace};" + (f"set={index.set};" if index.set else "")
+    kind = _COLLECTIONS[index.kind]
+    return f"sindex-create:{where}indexname={index.name};{kind}{context}{path}type={_VALUE_TYPES[index.data]}"
+
+
+def udf_command(udf: Udf) -> str:
+    """The info command that registers a file of UDFs."""
+    content = base64.b64encode(udf.content).decode()
+    return f"udf-put:filename={udf.name};content={content};content-len={len(content)};udf-type=LUA;"
+
+
 # ---------------------------------------------------------------- reading
 
 

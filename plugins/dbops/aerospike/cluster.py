@@ -92,6 +92,9 @@ class NamespaceState:
     replication_factor: int
     migrating: int
     node_times: tuple[int, ...]  # Unix seconds by each node's own clock
+    capacity_bytes: int = 0  # for data, 0 = the server does not say
+    stops_writes: bool = False  # some node takes no more writes
+    takes_ttl: bool = True  # every node removes what expires, or takes it all the same
 
 
 class Cluster:
@@ -305,8 +308,13 @@ class Cluster:
 
     def namespace_state(self, namespace: str) -> NamespaceState:
         """Sizes, migrations and clocks of a namespace over all nodes."""
-        totals = {"master_objects": 0, "data_used_bytes": 0, "migrate_partitions_remaining": 0}
-        factor, times = 1, []
+        totals = {
+            "master_objects": 0,
+            "data_used_bytes": 0,
+            "migrate_partitions_remaining": 0,
+            "data_total_bytes": 0,
+        }
+        factor, times, stops_writes, takes_ttl = 1, [], False, True
         for answer in self.ask_all(f"namespace/{namespace}").values():
             values = dict(pair.split("=", 1) for pair in answer[f"namespace/{namespace}"].split(";") if "=" in pair)
             if values.get("type") == "unknown":
@@ -314,6 +322,8 @@ class Cluster:
             for key in totals:
                 totals[key] += int(values.get(key, 0))
             factor = int(values.get("effective_replication_factor", factor))
+            stops_writes |= any(values.get(key) == "true" for key in ("stop_writes", "clock_skew_stop_writes"))
+            takes_ttl &= values.get("nsup-period") != "0" or values.get("allow-ttl-without-nsup") == "true"
             if "current_time" in values:
                 times.append(int(values["current_time"]) + EPOCH)
         return NamespaceState(
@@ -322,6 +332,9 @@ class Cluster:
             factor,
             totals["migrate_partitions_remaining"],
             tuple(times),
+            totals["data_total_bytes"],
+            stops_writes,
+            takes_ttl,
         )
 
 

@@ -43,7 +43,16 @@ ROOM_NEEDED: Final = 5  # after OUT_FULL: bytes from `w` on that the next messag
 LEGACY: Final = 6  # set by the caller of scan and decode: 1 for text of version 3.0, whose names are not escaped
 ROWS: Final = 7  # decode: rows in the batch so far; the caller sets it to 0 for a new batch
 EXPIRED: Final = 8  # decode: records left out because their time is over
+SUPERSEDED: Final = 9  # decode: records left out because a newer restore point held them too
+GONE: Final = 10  # decode: records left out because a newer restore point knows that they were deleted
+OTHER_SET: Final = 11  # decode: records left out because their set was not chosen
+NO_BIN: Final = 12  # decode: records left out because none of their bins was chosen
+ELSEWHERE: Final = 13  # decode: records of other partitions
+EXPIRING: Final = 14  # scan: records that expire some day
 STATE_SIZE: Final = 16
+
+HELD: Final = 1  # in `marks`: a newer restore point held the record
+DELETED: Final = 2  # in `marks`: a newer restore point knows that the record was deleted
 
 PARTITIONS: Final = 4096
 MAX_FRAME: Final = 128 << 20  # PROTO_SIZE_MAX of the server
@@ -1452,6 +1461,7 @@ def scan(
     part = np.zeros(12, np.int64)
     digest = np.zeros(21, np.uint8)
     records = state[RECORDS]
+    expiring = state[EXPIRING]
     status = DONE if final else NEED_MORE
     while pos < end:
         p = _read_head(text, pos, end, part, state)
@@ -1471,10 +1481,12 @@ def scan(
         counts[partition] += 1
         fingerprints[partition] += _load64_le(digest, 12)
         records += 1
+        expiring += 1 if part[_VOID_TIME] != 0 else 0
         pos = p
     if pos == end:
         state[SOURCE_NEEDED] = 1
     state[RECORDS] = records
+    state[EXPIRING] = expiring
     return pos, status
 
 
@@ -1500,10 +1512,64 @@ def _put_value(out: Bytes, w: int, text: Bytes, p: int, size: int, encoded: bool
     return _put_bytes(out, w, text, p, size)
 
 
+# A set of digests, to tell which records a newer restore point held or knows as deleted. Two words of the digest are
+# the key: bytes 4 to 20 of 20, of which the first two name the partition.
+
+
+@_inner
+def _slot(keys: Longs, marks: Bytes, a: np.uint64, b: np.uint64) -> int:
+    """Where this digest stands, or the empty place where it belongs. `marks` has a power of two of places."""
+    mask = marks.shape[0] - 1
+    at = _signed((a ^ (b >> _29)) & np.uint64(mask))
+    while marks[at] != 0 and (keys[at, 0] != a or keys[at, 1] != b):
+        at = (at + 1) & mask
+    return int(at)
+
+
+@_inner
+def _is_chosen(text: Bytes, at: int, size: int, names: Bytes, ends: Ints) -> bool:
+    """Whether text[at:at + size] is one of the names; no names = all."""
+    if ends.shape[0] == 0:
+        return True
+    start = 0
+    for i in range(ends.shape[0]):
+        if ends[i] - start == size:
+            same = True
+            for k in range(size):
+                if _load8(names, start + k) != _load8(text, at + k):
+                    same = False
+                    break
+            if same:
+                return True
+        start = ends[i]
+    return False
+
+
+_29: Final = np.uint64(29)
+_FULL: Final = -1
+_SKIPPED: Final = -2
+_ROW_FLAGS: Final = 0x0E  # the row has info bits, a generation and a ttl
+
+
+@_inner
+def _put_row_head(
+    out: Bytes, w: int, number: int, digest: Bytes, at: int, info2: int, info3: int, generation: int, ttl: int
+) -> None:
+    """The first 34 bytes of a row."""
+    _wire32(out, w, number)
+    _copy(out, w + 4, digest, at, 20)
+    _store8(out, w + 24, _ROW_FLAGS)
+    _store8(out, w + 25, 0)
+    _store8(out, w + 26, info2)
+    _store8(out, w + 27, info3)
+    _wire16(out, w + 28, generation)
+    _wire32(out, w + 30, ttl)
+
+
 @_inner
 def _put_row(
     text: Bytes,
-    pos: int,
+    p: int,
     end: int,
     out: Bytes,
     w: int,
@@ -1511,36 +1577,31 @@ def _put_row(
     info2: int,
     info3: int,
     now: int,
+    digest: Bytes,
+    skipped: bool,
+    bin_names: Bytes,
+    bin_ends: Ints,
     part: Ints,
     state: Ints,
 ) -> tuple[int, int]:
-    """The record at pos as a row at w; return (position behind it or a negative code, w behind the row).
+    """The record whose head was read into part and whose bins begin at p, as a row at w.
 
-    When there is no room, w is _FULL; when its time is over, _OVER.
+    Return (position behind it or a negative code, w behind the row); w is _FULL when there is no room, _SKIPPED when
+    the record is only read past, and not moved when no bin of it was chosen.
     """
     legacy = state[LEGACY] != 0
-    p = _read_head(text, pos, end, part, state)
-    if p < 0:
-        return p, w
     start = w
     void_time = part[_VOID_TIME]
-    over = void_time != 0 and void_time <= now
     key_size = 8 if part[_KEY_KIND] < 3 else part[_KEY_SIZE]
     taken = 64 + namespace.shape[0] + part[_NAMESPACE_SIZE] + part[_SET_SIZE] + key_size + 2 * SLACK
     full = taken > out.shape[0] - w
     bins = part[_BINS]
-    if not over and not full:
-        _wire32(out, w, state[ROWS])
-        _from_base64(text, part[_DIGEST_AT], 28, out, w + 4)
-        _store8(out, w + 24, _ROW_FLAGS)
-        _store8(out, w + 25, 0)
-        _store8(out, w + 26, info2)
-        _store8(out, w + 27, info3)
-        _wire16(out, w + 28, part[_GENERATION_IS])
-        _wire32(out, w + 30, void_time - now if void_time != 0 else 0xFFFFFFFF)
+    written = 0
+    if not skipped and not full:
+        ttl = void_time - now if void_time != 0 else 0xFFFFFFFF
+        _put_row_head(out, w, state[ROWS], digest, 0, info2, info3, part[_GENERATION_IS], ttl)
         fields = 1 + (1 if part[_SET_SIZE] != 0 else 0) + (1 if part[_KEY_KIND] != 0 else 0)
         _wire16(out, w + 34, fields)
-        _wire16(out, w + 36, bins)
         w += 38
         at = w
         if namespace.shape[0] != 0:
@@ -1577,14 +1638,17 @@ def _put_row(
         p, bits = _read_bin(text, p, end, part, state)
         if p < 0:
             return p, start
+        if skipped or not _is_chosen(text, part[_NAME_AT], part[_NAME_SIZE], bin_names, bin_ends):
+            continue
         kind = part[_KIND]
         size = part[_NAME_SIZE] + 24 + SLACK
         if kind != 0 and kind != 1 and kind != 2 and kind != 17:
             size += part[_VALUE_SIZE]
         taken += size
         full = full or size > out.shape[0] - w
-        if over or full:
+        if full:
             continue
+        written += 1
         at = w
         w = _put_name(out, w + 8, text, part[_NAME_AT], part[_NAME_SIZE], legacy)
         name = w - at - 8
@@ -1607,17 +1671,15 @@ def _put_row(
         _store8(out, at + 5, kind)
         _store8(out, at + 6, 0)
         _store8(out, at + 7, name)
-    if over:
-        return p, _OVER
+    if skipped:
+        return p, _SKIPPED
     if full:
         state[ROOM_NEEDED] = taken
         return p, _FULL
+    if written == 0 and bins != 0:
+        return p, start
+    _wire16(out, start + 36, written)
     return p, w
-
-
-_FULL: Final = -1
-_OVER: Final = -2
-_ROW_FLAGS: Final = 0x0E  # the row has info bits, a generation and a ttl
 
 
 @_entry
@@ -1634,12 +1696,22 @@ def decode(
     info3: int,
     now: int,
     rows: Ints,
+    first: int,
+    last: int,
+    extra_ttl: int,
+    set_names: Bytes,
+    set_ends: Ints,
+    bin_names: Bytes,
+    bin_ends: Ints,
+    keys: Longs,
+    marks: Bytes,
+    remember: bool,
 ) -> tuple[int, int, int]:
     """Turn the `.asb` records text[pos:end] into rows of a batch write in out[w:], as strictly as `scan`.
 
     A row is: number, digest, flags, info bits, generation, ttl, fields (namespace, set, user key) and one
     write operation a bin. Whole records only. OUT_FULL also comes when `rows` is full: send the batch, then
-    go on with state[ROWS] = 0.
+    go on with state[ROWS] = 0. Records that are left out are counted by reason in state.
 
     :param final: see `scan`.
     :param namespace: uint8, the namespace to write to; empty = the one that each record names.
@@ -1648,16 +1720,52 @@ def decode(
     :param now: seconds since 2010-01-01 UTC: the ttl is the void time minus this, never for a void time of 0;
         a record whose time is over is left out and counted in state[EXPIRED].
     :param rows: int64[n, 2], filled with position in `out` and void time of each row.
+    :param first, last: partitions whose records are wanted, both inclusive.
+    :param extra_ttl: seconds that a record which expires lives longer than its void time says.
+    :param set_names, set_ends: the sets that are wanted, one behind the other, escaped as in the text, and where each
+        ends; none = all. `bin_names`, `bin_ends`: likewise the bins.
+    :param keys, marks: uint64[n, 2] and uint8[n], n a power of two: the digests that newer restore points held (HELD)
+        or know as deleted (DELETED), whose records are left out; empty = none.
+    :param remember: put the digests of these records into `keys` and `marks`, which must have room.
     :return: (pos, w, status).
     """
     part = np.zeros(12, np.int64)
+    digest = np.zeros(21, np.uint8)
     status = DONE if final else NEED_MORE
     while pos < end:
         row = state[ROWS]
         if row >= rows.shape[0]:
             state[ROOM_NEEDED] = 0
             return pos, w, OUT_FULL
-        p, v = _put_row(text, pos, end, out, w, namespace, info2, info3, now, part, state)
+        why = 0
+        slot = 0
+        a = _0
+        b = _0
+        p = _read_head(text, pos, end, part, state)
+        if p >= 0:
+            _from_base64(text, part[_DIGEST_AT], 28, digest, 0)
+            partition = (_load8(digest, 0) | (_load8(digest, 1) << 8)) & 4095
+            if part[_VOID_TIME] != 0:
+                part[_VOID_TIME] += extra_ttl
+            if partition < first or partition > last:
+                why = ELSEWHERE
+            else:
+                if marks.shape[0] != 0:
+                    a = _load64_le(digest, 4)
+                    b = _load64_le(digest, 12)
+                    slot = _slot(keys, marks, a, b)
+                    if marks[slot] != 0:
+                        why = SUPERSEDED if marks[slot] == HELD else GONE
+                if why != 0:
+                    pass
+                elif not _is_chosen(text, part[_SET_AT], part[_SET_SIZE], set_names, set_ends):
+                    why = OTHER_SET
+                elif part[_VOID_TIME] != 0 and part[_VOID_TIME] <= now:
+                    why = EXPIRED
+            void_time = part[_VOID_TIME]
+            p, v = _put_row(
+                text, p, end, out, w, namespace, info2, info3, now, digest, why != 0, bin_names, bin_ends, part, state
+            )
         if p < 0:
             status = _settle(state, p, pos, end, final)
             break
@@ -1665,13 +1773,173 @@ def decode(
             return pos, w, OUT_FULL
         pos = p
         state[RECORDS] += 1
-        if v == _OVER:
-            state[EXPIRED] += 1
+        if remember and why != ELSEWHERE and marks[slot] == 0:
+            keys[slot, 0] = a
+            keys[slot, 1] = b
+            marks[slot] = HELD
+        if why == 0 and v == w:
+            why = NO_BIN
+        if why != 0:
+            state[why] += 1
             continue
         rows[row, 0] = w
-        rows[row, 1] = part[_VOID_TIME]
+        rows[row, 1] = void_time
         state[ROWS] = row + 1
         w = v
     if pos == end:
         state[SOURCE_NEEDED] = 1
     return pos, w, status
+
+
+# What `decode` takes behind `rows` when every record is wanted.
+EVERYTHING: Final[tuple[Any, ...]] = (
+    *(0, PARTITIONS - 1, 0),
+    *(np.zeros(0, np.uint8), np.zeros(0, np.int64)),
+    *(np.zeros(0, np.uint8), np.zeros(0, np.int64)),
+    *(np.zeros((0, 2), np.uint64), np.zeros(0, np.uint8), False),
+)
+
+
+@_entry
+def delete_rows(
+    digests: Bytes,
+    pos: int,
+    end: int,
+    out: Bytes,
+    w: int,
+    state: Ints,
+    namespace: Bytes,
+    rows: Ints,
+    first: int,
+    last: int,
+    keys: Longs,
+    marks: Bytes,
+    write: bool,
+) -> tuple[int, int, int]:
+    """Remember digests[pos:end] (20 bytes each) as deleted and, when `write`, make rows of a batch delete of them.
+
+    A digest that stands in `keys` already is left out: a newer restore point held its record, or knew the same.
+    Parameters and return as of `decode`.
+    """
+    size = 38 + 5 + namespace.shape[0]
+    while pos + 20 <= end:
+        row = state[ROWS]
+        if row >= rows.shape[0] or size + SLACK > out.shape[0] - w:
+            state[ROOM_NEEDED] = size + SLACK
+            return pos, w, OUT_FULL
+        partition = (_load8(digests, pos) | (_load8(digests, pos + 1) << 8)) & 4095
+        a = _load64_le(digests, pos + 4)
+        b = _load64_le(digests, pos + 12)
+        slot = _slot(keys, marks, a, b)
+        wanted = partition >= first and partition <= last and marks[slot] == 0
+        if wanted:
+            keys[slot, 0] = a
+            keys[slot, 1] = b
+            marks[slot] = DELETED
+        if wanted and write:
+            _put_row_head(out, w, row, digests, pos, 0x03, 0, 0, 0)
+            _wire16(out, w + 34, 1)
+            _wire16(out, w + 36, 0)
+            _wire32(out, w + 38, namespace.shape[0] + 1)
+            _store8(out, w + 42, 0)
+            _copy(out, w + 43, namespace, 0, namespace.shape[0])
+            rows[row, 0] = w
+            rows[row, 1] = 0
+            state[ROWS] = row + 1
+            w += size
+        pos += 20
+    return pos, w, DONE
+
+
+# -------------------------------------------------------------------------------------- answers to a batch
+
+UNANSWERED: Final = 255  # in `codes`
+
+
+@_entry
+def gather(out: Bytes, rows: Ints, chosen: Ints, target: Bytes, w: int) -> int:
+    """Copy rows of a batch to target[w:] and number them anew from 0; return w behind them.
+
+    :param rows: as `decode` filled it, with where the last row ends in one more entry.
+    :param chosen: int64[n], indexes into `rows`.
+    """
+    for i in range(chosen.shape[0]):
+        start = rows[chosen[i], 0]
+        size = rows[chosen[i] + 1, 0] - start
+        _copy(target, w, out, start, size)
+        _wire32(target, w, i)
+        w += size
+    return w
+
+
+@_entry
+def outcomes(src: Bytes, pos: int, end: int, state: Ints, codes: Bytes, generations: Ints) -> tuple[int, int]:
+    """Read the answers to the rows of a batch.
+
+    :param codes: uint8[rows], filled with the result code of each row.
+    :param generations: int64[rows], filled with the generation that each record has now.
+    :return: (pos, status): DONE after the last message, with state[RESULT] as its code.
+    """
+    while True:
+        if state[FRAME_LEFT] == 0:
+            if pos + 8 > end:
+                state[SOURCE_NEEDED] = 8
+                return pos, NEED_MORE
+            if _load16(src, pos) != 0x0203:
+                state[WHY] = _FRAME
+                return pos, BROKEN
+            size = (_load16(src, pos + 2) << 32) | _load32(src, pos + 4)
+            if size < 22 or size > MAX_FRAME:
+                state[WHY] = _FRAME_SIZE
+                return pos, BROKEN
+            state[FRAME_LEFT] = size
+            pos += 8
+        if pos + 22 > end:
+            state[SOURCE_NEEDED] = 22
+            return pos, NEED_MORE
+        if _load8(src, pos) != 22:
+            state[WHY] = _HEADER
+            return pos, BROKEN
+        p = pos + 22
+        for _ in range(_load16(src, pos + 18) + _load16(src, pos + 20)):
+            if p + 4 > end:
+                state[SOURCE_NEEDED] = p + 4 - pos
+                return pos, NEED_MORE
+            p += 4 + _load32(src, p)
+            if p - pos > state[FRAME_LEFT]:
+                state[WHY] = _LENGTHS
+                return pos, BROKEN
+        if p > end:
+            state[SOURCE_NEEDED] = p - pos
+            return pos, NEED_MORE
+        code = _load8(src, pos + 5)
+        if _load8(src, pos + 3) & 1 != 0:
+            state[RESULT] = code
+            return p, DONE
+        row = _load32(src, pos + 14)
+        if row >= codes.shape[0]:
+            state[WHY] = _LENGTHS
+            return pos, BROKEN
+        codes[row] = code
+        generations[row] = _load32(src, pos + 6)
+        state[FRAME_LEFT] -= p - pos
+        pos = p
+
+
+@_entry
+def add_present(
+    out: Bytes, rows: Ints, codes: Bytes, count: int, horizon: int, counts: Ints, fingerprints: Longs, expiring: Ints
+) -> None:
+    """Count the records that are in the target after a batch: written now, or there before and left as they were.
+
+    :param horizon: void time; records that expire before it are counted in `expiring`, int64[4096], too.
+    :param counts, fingerprints: as of `scan`.
+    """
+    for row in range(count):
+        if codes[row] == 0 or codes[row] == 3 or codes[row] == 5:
+            at = rows[row, 0] + 4
+            partition = (_load8(out, at) | (_load8(out, at + 1) << 8)) & 4095
+            counts[partition] += 1
+            fingerprints[partition] += _load64_le(out, at + 12)
+            if rows[row, 1] != 0 and rows[row, 1] < horizon:
+                expiring[partition] += 1

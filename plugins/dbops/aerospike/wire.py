@@ -189,7 +189,7 @@ class Connection:
     def close(self) -> None:
         self.sock.close()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         with self._io("send"):
             self.sock.sendall(data)
 
@@ -249,13 +249,14 @@ class Connection:
 
     def _ask(self, request: bytes) -> tuple[int, bytes]:
         self.send(request)
-        head = int.from_bytes(self._exactly(8), "big")
+        head = int.from_bytes(self.exactly(8), "big")
         size = head & 0xFFFFFFFFFFFF
         if head >> 56 != 2 or size > MAX_FRAME:
             raise ConnectionLost(f"{self.where} does not speak the Aerospike protocol: check host and port")
-        return head >> 48 & 0xFF, self._exactly(size)
+        return head >> 48 & 0xFF, self.exactly(size)
 
-    def _exactly(self, size: int) -> bytes:
+    def exactly(self, size: int) -> bytes:
+        """:raises ConnectionLost: the node closed before that many bytes came."""
         data = bytearray(size)
         view, have = memoryview(data), 0
         while have < size:

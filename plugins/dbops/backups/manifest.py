@@ -68,7 +68,7 @@ def unpack_fingerprints(text: str) -> list[int]:
     return list(struct.unpack(f"<{len(raw) // 8}Q", raw))
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_json(self) -> bytes:
@@ -96,7 +96,7 @@ def _reasons(error: ValidationError) -> str:
     return "; ".join(found[:5]) + more
 
 
-class BackupPlan(_Document):
+class BackupPlan(Document):
     """One run's decision what to back up: made once, handed to every slice, and again to the commit."""
 
     id: BackupId
@@ -131,7 +131,7 @@ class BackupPlan(_Document):
         return backup_prefix(self.cluster, self.namespace, self.id)
 
 
-class ObjectEntry(_Document):
+class ObjectEntry(Document):
     """One object of a backup; `records` are digests in the roles `digests` and `deleted`."""
 
     name: Name
@@ -155,7 +155,7 @@ class ObjectEntry(_Document):
         return self
 
 
-class SliceResult(_Document):
+class SliceResult(Document):
     """What one slice stored: small, so that it travels through XCom or a JSON object beside the data."""
 
     plan_id: BackupId
@@ -188,7 +188,7 @@ class SliceResult(_Document):
         return self
 
 
-class Manifest(_Document):
+class Manifest(Document):
     """A committed restore point. Without this object there is no backup, whatever else lies in its prefix."""
 
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -275,13 +275,15 @@ class Manifest(_Document):
         return self.finished_at - self.started_at
 
 
-class Verified(_Document):
+class Verified(Document):
     """What the last reading back of a restore point found, which had a manifest of this SHA-256 then."""
 
     at: Utc
     manifest_sha256: Sha256
     ok: bool
     problems: list[str]
+    expiring: Count | None = None
+    """Records that expire some day; None when that was not counted."""
 
 
 def _schema_version(data: bytes | str) -> Any:

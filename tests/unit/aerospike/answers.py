@@ -296,6 +296,7 @@ def rows(
     while True:
         pos, w, status = kernel.decode(
             *(src.array, pos, len(src.array), True, out.array, 0, state, target.array, 0x01, 0x10, now, table),
+            *kernel.EVERYTHING,
         )
         out.check()
         count = int(state[kernel.ROWS])
