@@ -1,0 +1,1 @@
+function f(r) return 1 end
