@@ -158,3 +158,21 @@ def test_an_interrupted_slice_ends_its_program_and_stores_nothing(lab: World, as
     with pytest.raises(ProcessLookupError):
         os.kill(asbackup.seen["pid"], 0)
     assert lab.objects() == ["_lease.json"]
+
+
+def test_a_task_that_airflow_ends_ends_its_program(lab: World, asbackup: Fake) -> None:
+    """Airflow calls `on_kill` in its handler of SIGTERM, in the thread that waits for the program."""
+    from dbops.aerospike.operators import AerospikeBackupSlice
+
+    operator = AerospikeBackupSlice(task_id="backup", cluster="eu", slice={"namespace": SPACE})
+    asbackup.play(stdout=text(range(100)), stderr="", hangs=True)
+    plan = lab.plan(slices=1)
+    before = signal.signal(signal.SIGALRM, lambda *_: operator.on_kill())
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(ProgramFailed, match="was killed, since its task was told to end"):
+            backup_slice(lab.access, lab.store, plan, 0, 4095)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(asbackup.seen["pid"], 0)

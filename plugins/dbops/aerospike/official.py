@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal, cast
+from typing import IO, BinaryIO, Literal, cast
 
 from dbops.aerospike import asb
 from dbops.aerospike.cluster import Access
@@ -326,9 +326,9 @@ def stop_programs() -> None:
 class _Listener(threading.Thread):
     """Reads what a program says on stderr, to its end: into the log, its counters, its last words for an error."""
 
-    def __init__(self, fd: int, program: Program, secrets: Sequence[str]) -> None:
+    def __init__(self, stderr: IO[bytes], program: Program, secrets: Sequence[str]) -> None:
         super().__init__(name=f"{program.name}-stderr", daemon=True)
-        self._fd, self._program, self._secrets = fd, program, secrets
+        self._stderr, self._program, self._secrets = stderr, program, secrets
         self._errors: deque[str] = deque(maxlen=5)
         self._last: deque[str] = deque(maxlen=3)
         self._logged = self._left_out = 0
@@ -342,7 +342,7 @@ class _Listener(threading.Thread):
 
     def run(self) -> None:
         rest = b""
-        while block := os.read(self._fd, 1 << 16):
+        while block := self._stderr.read(1 << 16):
             self.heard_at = time.monotonic()
             *lines, rest = re.split(rb"[\r\n]+", rest + block)
             if len(rest) > _LINE_BYTES:
@@ -350,6 +350,7 @@ class _Listener(threading.Thread):
             for line in lines:
                 self._hear(line)
         self._hear(rest)
+        self._stderr.close()  # here, since what a program leaves behind may hold it open for longer than its run
 
     def _hear(self, raw: bytes) -> None:
         line = redact(raw[:_LINE_BYTES].decode(errors="replace").strip(), self._secrets)
@@ -465,7 +466,7 @@ def _started(
         if config is not None:
             os.close(config)
     assert process.stderr is not None
-    listener = _Listener(process.stderr.fileno(), program, (password, *password.splitlines(), encoded))
+    listener = _Listener(process.stderr, program, (password, *password.splitlines(), encoded))
     run = _Run(program, what, process, listener, silence_seconds)
     _running.append(run)
     try:
@@ -475,12 +476,11 @@ def _started(
         run.kill()
         process.wait()
         _running.remove(run)
-        listener.join(_LOG_SECONDS)
+        if listener.is_alive():
+            listener.join(_LOG_SECONDS)
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
-        if not listener.is_alive():  # else something that the program left behind holds it open, and it is being read
-            process.stderr.close()
 
 
 def _pipe_with(data: bytes) -> int:
