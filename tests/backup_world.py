@@ -41,13 +41,16 @@ class World:
     store: Store
     namespace: str
     overlap: timedelta = timedelta(0)
+    engine: str = "native"
+    engine_path: str | None = None
     platform: Platform = field(default_factory=lambda: load_platform(DIRECTORY / "lab.yaml"))
 
     def configured(self, *, track_deletes: bool, records_per_second: int) -> tuple[AerospikeCluster, Namespace]:
         cluster = self.platform.aerospike.clusters[0]
         namespace = cluster.namespaces[0].model_copy(update={"name": self.namespace, "track_deletes": track_deletes})
         limits = {"clock_skew_overlap": self.overlap, "records_per_second": records_per_second}
-        return cluster.model_copy(update=limits), namespace
+        engine = {"engine": self.engine, "engine_path": self.engine_path}
+        return cluster.model_copy(update=limits | engine), namespace
 
     def plan(
         self,

@@ -1,1 +1,1 @@
-"""Aerospike: wire protocol, backup engine, restore and health, without Airflow (but hook.py and operators.py)."""
+"""Aerospike: wire protocol, backup engines, restore and health, without Airflow (but hook.py and operators.py)."""

@@ -27,7 +27,8 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from dbops.aerospike import asb, kernel
+from dbops import __version__
+from dbops.aerospike import asb, kernel, official
 from dbops.aerospike.cluster import Access, Cluster, NamespaceState
 from dbops.aerospike.digests import BLOCK, DIGEST, Bytes, Inventory, Vanished, union
 from dbops.aerospike.drain import Drain, Output, Tally
@@ -103,8 +104,11 @@ def plan_backup(
     :param holder: who takes the lease; the same text in a retry takes it over from its earlier try.
     :param slices: overrides the cluster's number of slices.
     :raises LeaseHeld: another backup of the namespace runs.
-    :raises UnknownNamespace, ClusterUnreachable, ClusterNotReady, Refused: nothing was touched.
+    :raises UnknownNamespace, ClusterUnreachable, ClusterNotReady, Refused, ProgramUnusable: nothing was touched.
     """
+    version = __version__
+    if cluster.engine != "native":
+        version = official.find_program(cluster.engine, cluster.engine_path).version
     with Cluster(access) as reader:
         reader.wait_ready(namespace.name, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))
         key = reader.key()
@@ -134,6 +138,9 @@ def plan_backup(
                 zstd_level=ZSTD_LEVEL,
                 platform_sha256=platform.sha256,
                 records_per_second=cluster.records_per_second,
+                engine=cluster.engine,
+                engine_version=version,
+                engine_path=cluster.engine_path,
                 expected_records=state.master_objects,
             )
         except BaseException:
@@ -227,7 +234,7 @@ def backup_slice(
 
     :param parent: manifest of the plan's parent; needed by an incremental that tracks deletes (read when None).
     :param on_progress: called after each block that was received.
-    :raises PartitionsIncomplete: partitions could not be read to their end.
+    :raises PartitionsIncomplete, ProgramFailed: partitions could not be read to their end.
     :raises StoreError: the storage refused; nothing of this slice is visible then.
     """
     started = time.monotonic()
@@ -240,7 +247,9 @@ def backup_slice(
     with Cluster(access) as cluster:
         cluster.wait_ready(plan.namespace, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))
         reader = _SliceReader(cluster, store, plan, first, last, on_progress)
-        if plan.track_deletes:
+        if plan.engine != "native":
+            result = reader.read_by_program(official.find_program(plan.engine, plan.engine_path))
+        elif plan.track_deletes:
             if plan.parent and parent is None:
                 parent = catalog.read_manifest(store, plan.cluster, plan.namespace, plan.parent)
             result = reader.read_with_deletes(parent)
@@ -301,18 +310,22 @@ class _SliceReader:
             text.write(asb.header(self.plan.namespace))
             return
         node = next(iter(self.cluster.nodes))
-        listing = f"sindex-list:namespace={self.plan.namespace};b64=true"
-        answer = self.cluster.ask(node, listing, "udf-list")
-        indexes = answer.get(listing, "")
+        indexes, udf_names = self._indexes_and_udfs()
         version = asb.version_for(indexes)
         text.write(asb.header(self.plan.namespace, first_file=True, version=version))
         for line, name in asb.index_lines(indexes, version):
             text.write(line)
             self.indexes.append(name)
-        for name in asb.udf_names(answer.get("udf-list", "")):
+        for name in udf_names:
             command = f"udf-get:filename={name}"
             text.write(asb.udf_line(name, self.cluster.ask(node, command)[command]))
             self.udfs.append(name)
+
+    def _indexes_and_udfs(self) -> tuple[str, list[str]]:
+        """The listing of the secondary indexes, and the names of the UDFs, as the cluster says them."""
+        listing = f"sindex-list:namespace={self.plan.namespace};b64=true"
+        answer = self.cluster.ask(next(iter(self.cluster.nodes)), listing, "udf-list")
+        return answer.get(listing, ""), asb.udf_names(answer.get("udf-list", ""))
 
     # ------------------------------------------------------------------ without deletes
 
@@ -331,6 +344,42 @@ class _SliceReader:
             text.close()
             stored_object = writer.close()
         return self._result([self._entry("records", stored_object, self.tally.records, text.bytes)], drain.resumed)
+
+    def read_by_program(self, program: official.Program) -> SliceResult:
+        """All partitions of the slice as an official program reads them."""
+        if program.version != self.plan.engine_version:
+            log.warning("this worker has %s, the plan was made with %s", program, self.plan.engine_version)
+        with self.store.open_writer(self._key("slice", "asb")) as writer:
+            text = _Text(writer, self.plan.zstd_level, self._on_text)
+            taken = official.backup_partitions(
+                program,
+                self.cluster.access,
+                self.plan.namespace,
+                self.first,
+                self.last,
+                text.write,
+                self.tally,
+                modified_after=self.plan.modified_after,
+                records_per_second=self.plan.records_per_second,
+                on_tick=self._on_block,
+            )
+            if not self.first:
+                self._check_taken(program, taken)
+            text.close()
+            stored_object = writer.close()
+        self.indexes, self.udfs = taken.indexes, taken.udfs
+        return self._result([self._entry("records", stored_object, self.tally.records, text.bytes)], 0)
+
+    def _check_taken(self, program: official.Program, taken: official.Taken) -> None:
+        """asbackup leaves out an index of a kind that it does not know, and says nothing of it."""
+        indexes, udfs = self._indexes_and_udfs()
+        names = [name for _, name in asb.index_lines(indexes, asb.version_for(indexes))]
+        for what, there, found in (("index", names, taken.indexes), ("UDF", udfs, taken.udfs)):
+            if missing := sorted(set(there) - set(found)):
+                raise official.ProgramFailed(
+                    f"{program} left out {what} {', '.join(missing)} of {self.plan.cluster}/{self.plan.namespace}, "
+                    "which was created just now or is of a kind that it does not know; the engine native reads all"
+                )
 
     # --------------------------------------------------------------------- with deletes
 

@@ -214,6 +214,11 @@ class AerospikeBackupSlice(BaseOperator):
         self.log.info("%s: %s", name, done)
         return done
 
+    def on_kill(self) -> None:
+        from dbops.aerospike.official import stop_programs
+
+        stop_programs()
+
 
 class CommitBackup(BaseOperator):
     """Write the manifest of one namespace, after which the restore point exists; then its ledger row and asset event.

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from dbops import __version__
 from dbops.backups.manifest import (
     BackupId,
     BackupPlan,
@@ -408,6 +407,7 @@ _PLANNED = {
     "cluster_name": "cluster_name",
     "cluster_key": "cluster_key_before",
     "platform_sha256": "platform_sha256",
+    "engine": "engine",
 }
 
 
@@ -448,7 +448,8 @@ def _manifest(
             cluster_key_before=plan.cluster_key,
             cluster_key_after=cluster_key_after,
             server_build=plan.server_build,
-            engine_version=__version__,
+            engine=plan.engine,
+            engine_version=plan.engine_version,
             objects=objects,
             records=sum(sum(result.counts) for result in ordered),
             deleted=sum(sum(result.deleted or ()) for result in ordered),

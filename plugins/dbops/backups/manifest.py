@@ -22,7 +22,9 @@ from pydantic import (
     model_validator,
 )
 
+from dbops import __version__
 from dbops.errors import FinalError
+from dbops.platform import Engine
 
 SCHEMA_VERSION: Final = 1
 PARTITIONS = 4096
@@ -117,6 +119,9 @@ class BackupPlan(Document):
     zstd_level: int
     platform_sha256: str
     records_per_second: Count = 0
+    engine: Engine = "native"
+    engine_version: str = __version__
+    engine_path: str | None = None
     expected_records: Count = 0
     """What the namespace holds when the plan is made, for progress; an incremental reads less."""
 
@@ -124,6 +129,7 @@ class BackupPlan(Document):
     def _consistent(self) -> Self:
         _check_lineage(self)
         _check_tiling(self.slices, "slices")
+        _demand(self.engine == "native" or not self.track_deletes, f"the engine {self.engine} does not track deletes")
         return self
 
     @property
@@ -206,7 +212,7 @@ class Manifest(Document):
     cluster_key_before: str
     cluster_key_after: str
     server_build: str
-    engine: str = "native"
+    engine: Engine = "native"
     engine_version: str
     objects: list[ObjectEntry]
     records: Count
@@ -250,15 +256,14 @@ class Manifest(Document):
         except (ValueError, struct.error):
             found = -1
         _demand(found == PARTITIONS, f"partition_fingerprints are not {PARTITIONS} base64 numbers of 8 bytes")
-        if self.engine == "native":
-            for role, counts in (
-                ("records", self.partition_counts),
-                ("digests", self.inventory_counts),
-                ("deleted", self.deleted_counts),
-            ):
-                ranges = [(entry.first, entry.last) for entry in self.objects if entry.role == role]
-                if counts is not None:
-                    _check_tiling(ranges, f"objects with {role}")
+        for role, counts in (
+            ("records", self.partition_counts),
+            ("digests", self.inventory_counts),
+            ("deleted", self.deleted_counts),
+        ):
+            ranges = [(entry.first, entry.last) for entry in self.objects if entry.role == role]
+            if counts is not None:
+                _check_tiling(ranges, f"objects with {role}")
         return self
 
     @property

@@ -19,7 +19,8 @@ from typing import BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from dbops.aerospike import asb, kernel
+from dbops.aerospike import asb
+from dbops.aerospike.scan import scan_records
 from dbops.backups.catalog import RestorePoint, object_key, verified_key
 from dbops.backups.manifest import DIGEST_SIZE, PARTITIONS, Manifest, ObjectEntry, Verified
 from dbops.backups.store import NotFound, Store, StoreRefused
@@ -245,7 +246,7 @@ def _check_records(
     try:
         text = asb.open_asb(cast(BinaryIO, source))
         preamble = asb.read_header(text, manifest.namespace)
-        size = _scan(text, preamble, counts, fingerprints, track)
+        size = scan_records(text, preamble, counts, fingerprints, lambda records: track.add(records=records))
     except asb.AsbError as error:
         finding.problems.append(f"{entry.name}: is no whole .asb file: {error}; {_DO}")
         return
@@ -271,50 +272,6 @@ def _check_records(
             f"is {partition} (fingerprint {int(fingerprints[partition]):016x}, the manifest says "
             f"{manifest.fingerprints[partition]:016x}); {_DO}"
         )
-
-
-def _scan(
-    text: BinaryIO,
-    preamble: asb.Preamble,
-    counts: NDArray[np.int64],
-    fingerprints: NDArray[np.uint64],
-    track: _Track,
-) -> int:
-    """Check all records strictly; how many bytes of text the file has.
-
-    :raises AsbError: with the offset in the text.
-    """
-    state = np.zeros(kernel.STATE_SIZE, np.int64)
-    state[kernel.LEGACY] = preamble.header.version == "3.0"
-    buffer = np.zeros(_BUFFER + kernel.SLACK, np.uint8)
-    end = len(preamble.rest)
-    if end > _BUFFER:
-        buffer = np.zeros(end + kernel.SLACK, np.uint8)
-    buffer[:end] = np.frombuffer(preamble.rest, np.uint8)
-    before, final, seen = preamble.size, False, 0
-    while True:
-        pos, status = kernel.scan(buffer, 0, end, final, state, counts, fingerprints)
-        track.add(records=int(state[kernel.RECORDS]) - seen)
-        seen = int(state[kernel.RECORDS])
-        if status == kernel.DONE:
-            return before + end
-        if status == kernel.BROKEN:
-            raise asb.AsbError(
-                f"record {seen + 1}, text byte {before + int(state[kernel.OFFSET])}: found "
-                f"{kernel.reason(int(state[kernel.WHY]))}"
-            )
-        left, needed = end - pos, int(state[kernel.SOURCE_NEEDED]) + kernel.SLACK
-        if needed > buffer.size:  # one record larger than the buffer
-            larger = np.zeros(max(needed, 2 * buffer.size), np.uint8)
-            larger[:left] = buffer[pos:end]
-            buffer = larger
-        else:
-            buffer[:left] = buffer[pos:end].copy()
-        before, end = before + pos, left
-        room = memoryview(buffer.data)[: buffer.size - kernel.SLACK]
-        while end < len(room) and (size := cast(io.BufferedReader, text).readinto(room[end:])):
-            end += size
-        final = end < len(room)
 
 
 # --- digests ----------------------------------------------------------------------------------------------

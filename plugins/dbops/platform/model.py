@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import ip_address
-from typing import Annotated, Any, TypeVar
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +38,9 @@ from dbops.platform.cron import check_cron
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
 LONGEST = timedelta(days=36500)
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+Engine = Literal["native", "asbackup", "absctl"]
+"""What reads a cluster for a backup: this package, or one of Aerospike's own programs."""
 
 
 class PlatformError(ConfigurationError):
@@ -146,6 +150,12 @@ def _prefix(value: str) -> str:
         )
     if any(part in {".", ".."} for part in value.split("/")):
         raise ValueError("must not hold '.' or '..' as a part")
+    return value
+
+
+def _program(value: str) -> str:
+    if not PurePosixPath(value).is_absolute():
+        raise ValueError("is no absolute path of a program; leave it out to take the one that PATH finds")
     return value
 
 
@@ -327,6 +337,10 @@ class AerospikeCluster(Model):
     """Slices that one process runs at once (`dbops backup run`)."""
     records_per_second: Annotated[Whole, Field(ge=0)] = 0
     """Limit per slice; 0 = none."""
+    engine: Engine = "native"
+    """What reads the cluster. Restore points of every engine are verified, kept and restored alike."""
+    engine_path: Annotated[str, AfterValidator(_program)] | None = None
+    """Where the workers have the program of `engine`; None: on their PATH."""
     clock_skew_overlap: Annotated[DurationOrZero, Field(le=timedelta(hours=1))] = timedelta(seconds=60)
     """How far an incremental reaches back before the snapshot that it follows."""
     objectives: Objective = Field(default_factory=_inherited)
@@ -339,6 +353,24 @@ class AerospikeCluster(Model):
         schedules = info.data.get("schedules")
         if schedules is not None and schedules.incremental and value.incremental is None:
             refuse([(("incremental",), "is required, since incrementals are scheduled")])
+        return value
+
+    @field_validator("engine_path")
+    @classmethod
+    def _of_a_program(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("engine") == "native":
+            raise ValueError("has no meaning with the engine native, which is no program of its own")
+        return value
+
+    @field_validator("namespaces")
+    @classmethod
+    def _deletes_are_native(cls, value: tuple[Namespace, ...], info: ValidationInfo) -> tuple[Namespace, ...]:
+        engine = info.data.get("engine", "native")
+        refuse(
+            ((number, "track_deletes"), f"needs the engine native: what {engine} reads does not show what is gone")
+            for number, namespace in enumerate(value)
+            if namespace.track_deletes and engine != "native"
+        )
         return value
 
     @field_validator("namespaces")

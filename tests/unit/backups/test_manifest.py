@@ -103,12 +103,14 @@ def test_contradictions_are_refused(full: Manifest, changes: dict[str, Any], rea
         changed(full, **changes)
 
 
-def test_a_missing_range_of_partitions_is_refused(full: Manifest) -> None:
+@pytest.mark.parametrize("engine", ["native", "asbackup"])
+def test_a_missing_range_of_partitions_is_refused(full: Manifest, engine: str) -> None:
     """Zero records in a slice do not make its object dispensable: it must be seen to be empty."""
     objects = json.loads(full.to_json())["objects"]
     for entry in objects:
         entry["records"] = entry["size"] = entry["text_bytes"] = 0
     empty = {
+        "engine": engine,
         "records": 0,
         "stored_bytes": 0,
         "text_bytes": 0,
@@ -141,6 +143,14 @@ def test_nobody_is_its_own_parent(incremental: Manifest) -> None:
 def test_a_plan_reads_each_partition_once(slices: list[tuple[int, int]]) -> None:
     with pytest.raises(ValueError, match="slices do not cover each partition 0-4095 exactly once"):
         make_plan(slices=slices)
+
+
+def test_the_engine_stands_in_plan_and_manifest_and_only_the_native_one_tracks_deletes(local: LocalStore) -> None:
+    plan = make_plan(engine="asbackup", engine_version="4.5.8", engine_path="/opt/asbackup")
+    manifest = take_backup(local, plan)
+    assert (manifest.engine, manifest.engine_version) == ("asbackup", "4.5.8")
+    with pytest.raises(ValueError, match="the engine absctl does not track deletes"):
+        make_plan(engine="absctl", track_deletes=True)
 
 
 def test_slices_may_stand_in_any_order() -> None:

@@ -124,6 +124,17 @@ def test_a_namespace_or_cluster_may_have_its_own_retention_and_objectives(write:
     assert eu.namespace("dmp").retention.full == 30 * D
 
 
+def test_a_cluster_may_be_read_by_an_official_program_that_tracks_no_deletes(write: Write) -> None:
+    data = json.loads(PLAIN)
+    eu = data["aerospike"]["clusters"][0]
+    eu |= {"engine": "asbackup", "engine_path": "/opt/aerospike/bin/asbackup"}
+    for namespace in eu["namespaces"]:
+        namespace["track_deletes"] = False
+    eu, apac = load_platform(write(yaml.safe_dump(data))).aerospike.clusters
+    assert (eu.engine, eu.engine_path) == ("asbackup", "/opt/aerospike/bin/asbackup")
+    assert (apac.engine, apac.engine_path) == ("native", None)
+
+
 REFUSED: list[tuple[str, Any, str]] = [
     ("colour", "blue", "colour: is no key that is known here"),
     ("name", "production", "name: is taken from the file"),
@@ -176,6 +187,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("aerospike.clusters.0.pool_slots", 0, "aerospike.clusters[0].pool_slots: 0: "),
     ("aerospike.clusters.0.workers", 0, "aerospike.clusters[0].workers: 0: "),
     ("aerospike.clusters.0.records_per_second", -1, "aerospike.clusters[0].records_per_second: -1: "),
+    ("aerospike.clusters.0.engine", "asb", "aerospike.clusters[0].engine: 'asb': input should be 'native', 'asbackup'"),
+    ("aerospike.clusters.0.engine", "asbackup",
+     "aerospike.clusters[0].namespaces[2].track_deletes: needs the engine native: what asbackup reads does not show"),
+    ("aerospike.clusters.0.engine_path", "/usr/bin/asbackup", "engine_path: '/usr/bin/asbackup': has no meaning with"),
+    ("aerospike.clusters.0.engine_path", "bin/asbackup", "engine_path: 'bin/asbackup': is no absolute path"),
     ("aerospike.clusters.0.clock_skew_overlap", "2h", "aerospike.clusters[0].clock_skew_overlap: '2h': "),
     ("aerospike.clusters.0.schedules.full", "0 2 * *", "schedules.full: '0 2 * *': must have five fields"),
     ("aerospike.clusters.0.schedules.full", "0 2 * * * *", "schedules.full: '0 2 * * * *': must have five fields"),
