@@ -14,7 +14,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Protocol
 
@@ -57,12 +57,12 @@ class NotEncrypted(FinalError):
     """An object is too short to be encrypted: it was cut, or it is something else."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Key:
     """A key for one mode. Its fingerprint tells it from others and says nothing about it."""
 
     mode: EncryptionMode
-    secret: bytes = field(repr=False)
+    secret: bytes
 
     @property
     def fingerprint(self) -> str:
@@ -76,6 +76,9 @@ class Key:
 
     def __str__(self) -> str:
         return f"{self.mode} key {self.fingerprint}"
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
 
 
 def key_from_pem(pem: bytes, mode: EncryptionMode) -> Key:
