@@ -9,17 +9,15 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cipher_samples import GOLDEN, KEY, OTHER_PEM, PEM, PRIVATE, body_of, leaks, pem_of
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
-    KeySerializationEncryption,
-    NoEncryption,
     PrivateFormat,
     PublicFormat,
 )
@@ -45,23 +43,11 @@ from dbops.backups.store import LocalStore, Store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "aerospike" / "asb" / "encrypted"
-PEM = (GOLDEN / "test_key.pem").read_bytes()
-BODY = b"".join(PEM.splitlines()[1:-1])
-KEY = key_from_pem(PEM, "aes256")
+BODY = body_of(PEM)
 OTHER = Key("aes256", bytes(32))
-PRIVATE = rsa.generate_private_key(65537, 2048)
 CURVE = ec.generate_private_key(ec.SECP256R1())
 PASSPHRASE = BestAvailableEncryption(b"pass")
 PUBLIC_PEM = PRIVATE.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-
-
-def pem_of(key: Any, form: PrivateFormat, protection: KeySerializationEncryption | None = None) -> bytes:
-    return bytes(key.private_bytes(Encoding.PEM, form, protection or NoEncryption()))
-
-
-def body_of(pem: bytes) -> bytes:
-    return b"".join(pem.splitlines()[1:-1])
 
 
 def pieces(data: bytes, size: int) -> Iterator[bytes]:
@@ -207,25 +193,16 @@ class TestKey:
             key_from_pem(PEM, "aes512")  # type: ignore[arg-type]
 
 
-def leaks(text: str) -> bool:
-    secrets = [KEY.secret.hex(), repr(KEY.secret)[2:-1], base64.b64encode(KEY.secret).decode()]
-    return any(secret[:12] in text for secret in secrets) or any(
-        line.decode() in text for line in PEM.splitlines()[1:-1]
-    )
-
-
 class TestKeys:
-    OLD = pem_of(PRIVATE, PrivateFormat.PKCS8)
-
     def test_a_plain_backup_needs_none(self) -> None:
         assert NO_KEYS.find(None) is None
         assert NO_KEYS.encryption is None
         assert Keys.of("aes128", PEM).find(None) is None
 
     def test_new_ones_take_the_key_in_use_and_older_ones_find_theirs_in_either_mode(self) -> None:
-        keys = Keys.of("aes256", PEM, [self.OLD])
+        keys = Keys.of("aes256", PEM, [OTHER_PEM])
         assert keys.encryption == Encryption(mode="aes256", key_fingerprint=KEY.fingerprint)
-        for pem in (PEM, self.OLD):
+        for pem in (PEM, OTHER_PEM):
             for mode in cipher.MODES:
                 key = key_from_pem(pem, mode)
                 assert keys.find(key.encryption) == key
@@ -235,8 +212,8 @@ class TestKeys:
             NO_KEYS.find(KEY.encryption, "x")
 
     def test_another_key_is_wrong_and_both_are_named(self) -> None:
-        keys = Keys.of("aes128", self.OLD)
-        there = key_from_pem(self.OLD, "aes256").fingerprint
+        keys = Keys.of("aes128", OTHER_PEM)
+        there = key_from_pem(OTHER_PEM, "aes256").fingerprint
         with pytest.raises(
             WrongKey, match=rf"^wrong key: x is encrypted with {KEY}, and .* are aes256 key {there};"
         ) as caught:
