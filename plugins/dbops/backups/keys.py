@@ -81,15 +81,15 @@ def _pem(storage: KeyStorage, connection: Callable[[str], ConnectionInfo], conn_
         found = "more than one place for the backup key" if any(given) else "no backup key"
         raise KeyUnusable(f"connection {conn_id}: holds {found}; {_PLACES}")
     if info.password:
-        pem, place = info.password.encode(), "password"
+        pem, place = info.password.encode(), "in its password"
     elif file:
-        pem, place = _from_file(conn_id, str(file)), f"file {file}"
+        pem, place = _from_file(conn_id, str(file)), f"in file {file}"
     else:
-        pem, place = _from_secret(conn_id, str(secret), storage, connection), f"secret {secret}"
+        pem, place = _from_secret(conn_id, str(secret), storage, connection), f"in secret {secret}"
     try:
         key_from_pem(pem, mode)
     except KeyUnusable as problem:
-        raise KeyUnusable(f"connection {conn_id}, {place}: {problem}") from None
+        raise KeyUnusable(f"connection {conn_id} ({place}): {problem}") from None
     return pem
 
 
@@ -116,8 +116,8 @@ def _from_secret(conn_id: str, secret: str, storage: KeyStorage, connection: Cal
         if code in _BUSY or status >= 500:
             raise SecretUnavailable(f"{what}: {code}; try again") from None
         raise KeyUnusable(
-            f"{what}: it was refused ({code}); check the name, and the rights secretsmanager:GetSecretValue and "
-            f"kms:Decrypt of connection {storage.connection}"
+            f"{what}: it was refused ({code}); check its name, and whether connection {storage.connection} "
+            "has the right GetSecretValue on it and kms:Decrypt on its KMS key (include/iam)"
         ) from None
     except NoCredentialsError:
         raise KeyUnusable(f"{what}: no credentials were found; set them in connection {storage.connection}") from None

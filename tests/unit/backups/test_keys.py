@@ -22,6 +22,7 @@ from dbops.backups.manifest import EncryptionMode
 from dbops.connections import ConnectionInfo, ConnectionMissing, from_env
 from dbops.errors import FinalError
 from dbops.platform import BackupEncryption
+from dbops.redact import redact
 from dbops_lab.fault_proxy import ALWAYS, Fault, FaultProxy
 
 REGION = "us-east-1"
@@ -115,7 +116,7 @@ def test_an_older_key_that_is_gone_is_warned_of_and_stops_nothing(caplog: pytest
         assert load_keys(there, there.find).current == key_from_pem(PEM, "aes256")
     gone, bad = caplog.messages
     assert gone.endswith("cannot be read: connection gone is not there")
-    assert "cannot be read: connection bad, password: the PEM file is not whole" in bad
+    assert "cannot be read: connection bad (in its password): the PEM file is not whole" in bad
     assert not leaks(caplog.text)
 
 
@@ -132,8 +133,8 @@ def test_an_older_key_that_is_gone_is_warned_of_and_stops_nothing(caplog: pytest
             "connection key: key file /no/such/key.pem cannot be read: No",
         ),
         ({"extra": {"key_file": "/"}}, "connection key: key file / cannot be read: Is a directory"),
-        ({"password": PEM.decode().replace("MII", "M", 1)}, "connection key, password: the PEM file "),
-        ({"password": PEM.decode()[:-30]}, "connection key, password: the PEM file is not whole"),
+        ({"password": PEM.decode().replace("MII", "M", 1)}, "connection key (in its password): the PEM file "),
+        ({"password": PEM.decode()[:-30]}, "connection key (in its password): the PEM file is not whole"),
     ],
 )
 def test_a_connection_that_holds_no_key_is_refused(info: dict[str, Any], reason: str) -> None:
@@ -141,6 +142,7 @@ def test_a_connection_that_holds_no_key_is_refused(info: dict[str, Any], reason:
     with pytest.raises(KeyUnusable) as caught:
         load_keys(there, there.find)
     assert str(caught.value).startswith(reason)
+    assert redact(str(caught.value)) == str(caught.value)  # nothing in it looks like a secret either
     assert not leaks(str(caught.value))
 
 
@@ -156,17 +158,20 @@ class TestSecretsManager:
         there.infos["dbops_s3"] = s3_connection(moto_endpoint)
         with pytest.raises(KeyUnusable) as caught:
             load_keys(there, there.find)
+        assert redact(str(caught.value)) == str(caught.value)
         assert "read secret no/such of Secrets Manager in us-east-1: it was refused (ResourceNotFound" in str(
             caught.value
         )
-        assert "secretsmanager:GetSecretValue" in str(caught.value)
+        assert "whether connection dbops_s3 has the right GetSecretValue on it" in str(caught.value)
 
     def test_a_secret_that_is_something_else_is_not_repeated(
         self, moto_endpoint: str, secret: Callable[..., str]
     ) -> None:
         there = place(key={"extra": {"secret_id": secret(SecretString='{"pem": "hunter2"}')}})
         there.infos["dbops_s3"] = s3_connection(moto_endpoint)
-        with pytest.raises(KeyUnusable, match=r"connection key, secret dbops/.*: the text without BEGIN") as caught:
+        with pytest.raises(
+            KeyUnusable, match=r"connection key \(in secret dbops/.*\): the text without BEGIN"
+        ) as caught:
             load_keys(there, there.find)
         assert "hunter2" not in str(caught.value)
 
