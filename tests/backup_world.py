@@ -22,7 +22,8 @@ import aerospike
 from dbops.aerospike import asb, backup
 from dbops.aerospike.cluster import Access
 from dbops.backups import catalog
-from dbops.backups.manifest import BackupPlan, Kind, Manifest
+from dbops.backups.cipher import NO_KEYS, Keys, open_object
+from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry
 from dbops.backups.store import S3Store, Store
 from dbops.platform import AerospikeCluster, Namespace, Platform, load_platform
 from dbops.platform.load import DIRECTORY
@@ -44,6 +45,7 @@ class World:
     engine: str = "native"
     engine_path: str | None = None
     platform: Platform = field(default_factory=lambda: load_platform(DIRECTORY / "lab.yaml"))
+    keys: Keys = NO_KEYS
 
     def configured(self, *, track_deletes: bool, records_per_second: int) -> tuple[AerospikeCluster, Namespace]:
         cluster = self.platform.aerospike.clusters[0]
@@ -63,14 +65,22 @@ class World:
     ) -> BackupPlan:
         cluster, namespace = self.configured(track_deletes=track_deletes, records_per_second=records_per_second)
         return backup.plan_backup(
-            self.platform, cluster, namespace, kind, self.access, self.store, holder=holder, slices=slices
+            self.platform,
+            cluster,
+            namespace,
+            kind,
+            self.access,
+            self.store,
+            holder=holder,
+            slices=slices,
+            keys=self.keys,
         )
 
     def backup(self, kind: Kind = FULL, **options: Any) -> Manifest:
         return self.run(self.plan(kind, **options))
 
     def run(self, plan: BackupPlan) -> Manifest:
-        return backup.run_backup(self.access, self.store, plan, workers=2)
+        return backup.run_backup(self.access, self.store, plan, workers=2, keys=self.keys)
 
     @property
     def points(self) -> list[catalog.RestorePoint]:
@@ -106,12 +116,18 @@ class World:
     def texts(self, manifest: Manifest) -> Iterator[tuple[int, bytes]]:
         """First partition and unpacked text of each object with records; sizes and hashes are checked."""
         for entry in manifest.objects:
-            data = b"".join(self.store.read(catalog.object_key(manifest, entry.name)))
-            assert (len(data), hashlib.sha256(data).hexdigest()) == (entry.size, entry.sha256)
+            data = self.content(manifest, entry)
             if entry.role == "records":
                 text = asb.open_asb(io.BytesIO(data)).read()
                 assert len(text) == entry.text_bytes
                 yield entry.first, text
+
+    def content(self, manifest: Manifest, entry: ObjectEntry) -> bytes:
+        """An object, decrypted if it is encrypted; what is stored is checked against the manifest."""
+        stored = bytearray()
+        data = b"".join(open_object(self.store, manifest, entry, self.keys, stored.extend))
+        assert (len(stored), hashlib.sha256(stored).hexdigest()) == (entry.size, entry.sha256)
+        return data
 
     def digests(self, manifest: Manifest, role: str = "records") -> set[bytes]:
         """Digests that the objects of a role hold; each stands there once, in the partition's order."""
@@ -123,7 +139,7 @@ class World:
         else:
             for entry in manifest.objects:
                 if entry.role == role:
-                    data = b"".join(self.store.read(catalog.object_key(manifest, entry.name)))
+                    data = self.content(manifest, entry)
                     digests = [data[at : at + 20] for at in range(0, len(data), 20)]
                     assert digests == sorted(digests, key=lambda digest: (-partition_of(digest), digest), reverse=True)
                     found += digests

@@ -7,7 +7,7 @@
 Each request takes the first order that matches its method and target (path and query) and has `times` left. What it
 then does to the request is one of
 
-- `status`: read the request, answer this status with an S3 error document; the server never sees it
+- `status`: read the request, answer this status with an S3 error document (of this `code`); the server never sees it
 - `reset_after`: hand the server so many bytes of the body, then cut both connections (RST)
 - `cut_reply_after`: let the server carry the request out, hand the client so many bytes of the answer's body (-1: not
   even its head), then cut the connection: it was done, and the client does not know
@@ -45,6 +45,7 @@ class Fault:
     path: str = ""
     times: float = 1
     status: int | None = None
+    code: str | None = None
     reset_after: int | None = None
     cut_reply_after: int | None = None
     stall: float = 0
@@ -141,7 +142,7 @@ class _Request(socketserver.StreamRequestHandler):
         if fault.status is not None:
             for _ in body:
                 pass
-            self._answer(fault.status, method)
+            self._answer(fault.status, fault.code, method)
             return
         with socket.create_connection(self.server.proxy.upstream) as upstream:
             kept = [(n, v) for n, v in headers if n.lower() not in {"connection", "expect"}]
@@ -178,8 +179,8 @@ class _Request(socketserver.StreamRequestHandler):
                 self.wfile.write(block)
                 sent += len(block)
 
-    def _answer(self, status: int, method: str) -> None:
-        code = _CODES.get(status, "InternalError")
+    def _answer(self, status: int, code: str | None, method: str) -> None:
+        code = code or _CODES.get(status, "InternalError")
         document = f"<Error><Code>{code}</Code><Message>ordered by a test</Message></Error>".encode()
         self.wfile.write(
             b"HTTP/1.1 %d Ordered\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from dbops.aerospike.backup import Progress
+    from dbops.backups.cipher import Keys
     from dbops.backups.store import Store
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,13 @@ def open_platform_store(platform: Platform) -> Store:
     from dbops.backups.store import open_store
 
     return open_store(platform.storage, connection(platform.storage.connection))
+
+
+def open_keys(platform: Platform) -> Keys:
+    """The keys of the platform's backups; none when it does not encrypt them."""
+    from dbops.backups.keys import load_keys
+
+    return load_keys(platform.storage, connection)
 
 
 def open_ledger(platform: Platform) -> Engine:

@@ -14,12 +14,15 @@ from typing import Any
 
 import aerospike
 import pytest
+import yaml
+from cipher_samples import KEY, OTHER_PEM, PEM, leaks
 from dbops import ledger
 from dbops.backups import catalog
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import Kind
 from dbops.backups.store import Store, open_store
 from dbops.platform import load_platform
+from dbops.platform.load import DIRECTORY
 from dbops_lab import connections
 from dbops_lab.aerospike.process import StandIn
 from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
@@ -132,6 +135,45 @@ def test_full_incremental_and_verify_make_whole_restore_points(world: World) -> 
     assert len(rows) == 6
     assert {row.verified_ok for row in rows} == {True}
     assert world.receivers.inbox() == []
+
+
+def test_encrypted_backups_are_taken_and_verified_and_a_wrong_key_is_told(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load((DIRECTORY / "lab.yaml").read_text())
+    document["storage"]["encryption"] = {"mode": "aes256", "connection": "backup_key"}
+    file = tmp_path / "encrypted.yaml"
+    file.write_text(yaml.safe_dump(document))
+    monkeypatch.setenv("DBOPS_PLATFORM", str(file))
+
+    def key(pem: bytes) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_BACKUP_KEY", json.dumps({"conn_type": "generic", "password": pem.decode()}))
+
+    key(PEM[:-30])
+    assert world.run(FULL, namespaces=["spend"]).state == "failed"
+    assert list(world.store.list("aerospike/eu/spend/")) == []
+    key(PEM)
+    assert world.run(FULL, namespaces=["spend"], slices=1).state == "success"
+    (point,) = world.points("spend")
+    assert (point.manifest.encryption, point.manifest.records) == (KEY.encryption, RECORDS)
+    key(OTHER_PEM)
+    assert world.run(VERIFY).state == "failed"
+    (point,) = world.points("spend")
+    assert point.verified is None
+    key(PEM)
+    assert world.run(VERIFY).state == "success"
+    (point,) = world.points("spend")
+    assert point.verified
+    assert point.verified.ok
+
+    shown = json.dumps(world.receivers.inbox())
+    assert f"wrong key: restore point {point.id} of eu/spend is encrypted with {KEY}" in shown
+    home = Path(os.environ["AIRFLOW_HOME"])
+    captured = capfd.readouterr()
+    shown += captured.out + captured.err + "".join(path.read_text(errors="replace") for path in home.rglob("*.log"))
+    with sqlite3.connect(home / "airflow.db") as connection:
+        shown += "\n".join(connection.iterdump())
+    assert not leaks(shown)
 
 
 def test_form_narrows_a_run_to_namespaces_and_changes_its_kind(world: World) -> None:

@@ -16,11 +16,13 @@ import boto3
 import pytest
 import typer
 from botocore.config import Config
+from cipher_samples import KEY, PEM
 from click import Command, Context
+from dbops.backups.keys import load_keys
 from dbops.backups.store import S3Store, StoreRefused
 from dbops.cli import app
 from dbops.connections import ConnectionInfo
-from dbops.platform import Platform, load_platform
+from dbops.platform import BackupEncryption, Platform, load_platform
 from dbops.platform.cron import starts
 from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
@@ -28,6 +30,7 @@ from moto.server import ThreadedMotoServer
 PROJECT = Path(__file__).parents[2]
 DOCUMENTS = ["README.md", "dags/README.md", "include/iam/README.md"]
 POLICY = PROJECT / "include/iam/backup-policy.json"
+ENCRYPTION_POLICY = PROJECT / "include/iam/encryption-policy.json"
 STORE = PROJECT / "plugins/dbops/backups/store.py"
 
 
@@ -210,6 +213,44 @@ def test_the_policy_allows_what_the_store_calls_and_nothing_else(production: Pla
     objects = f"{bucket}/{storage.prefix + '/' if storage.prefix else ''}*"
     for action, resource in granted.items():
         assert resource == (bucket if action.startswith("s3:List") else objects), action
+
+
+def test_the_policy_of_encryption_allows_what_the_keys_need_and_nothing_else(production: Platform) -> None:
+    kms, secret = json.loads(ENCRYPTION_POLICY.read_text())["Statement"]
+    assert (kms["Effect"], secret["Effect"]) == ("Allow", "Allow")
+    assert set(kms["Action"]) == {"kms:GenerateDataKey", "kms:Decrypt"}
+    services = kms["Condition"]["StringEquals"]["kms:ViaService"]
+    assert services == [f"{name}.{production.storage.region}.amazonaws.com" for name in ("s3", "secretsmanager")]
+    assert kms["Resource"].startswith(f"arn:aws:kms:{production.storage.region}:")
+    assert secret["Action"] == ["secretsmanager:GetSecretValue"]
+    assert secret["Resource"].endswith(":secret:dbops/backup-key-*")
+
+
+@set_initial_no_auth_action_count(4)
+def test_the_backup_key_is_read_under_the_policy(enforcing_s3: str) -> None:
+    """moto knows no secret as a resource, only the action: so the policy is given for all of them here."""
+    policy = json.loads(ENCRYPTION_POLICY.read_text())
+    policy["Statement"][1]["Resource"] = "*"
+    settings: dict[str, Any] = {"endpoint_url": enforcing_s3, "region_name": "eu-west-1", "config": Config(proxies={})}
+    iam: Any = boto3.client("iam", aws_access_key_id="a", aws_secret_access_key="b", **settings)
+    manager: Any = boto3.client("secretsmanager", aws_access_key_id="a", aws_secret_access_key="b", **settings)
+    manager.create_secret(Name="dbops/backup-key", SecretString=PEM.decode())
+    iam.create_user(UserName="dbops-keys")
+    iam.put_user_policy(UserName="dbops-keys", PolicyName="keys", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="dbops-keys")["AccessKey"]
+    login = {"login": key["AccessKeyId"], "password": key["SecretAccessKey"]}
+    made = {
+        "dbops_s3": ConnectionInfo("dbops_s3", "aws", **login, extra={"endpoint_url": enforcing_s3}),
+        "dbops_backup_key": ConnectionInfo("dbops_backup_key", extra={"secret_id": "dbops/backup-key"}),
+    }
+    storage = load_platform(PROJECT / "include/platform/production.yaml").storage
+    storage = storage.model_copy(update={"encryption": BackupEncryption(mode="aes256")})
+    assert load_keys(storage, made.__getitem__).current == KEY
+    mine: Any = boto3.client(
+        "secretsmanager", aws_access_key_id=login["login"], aws_secret_access_key=login["password"], **settings
+    )
+    with pytest.raises(mine.exceptions.ClientError, match="AccessDenied"):
+        mine.delete_secret(SecretId="dbops/backup-key")
 
 
 @pytest.fixture

@@ -33,8 +33,9 @@ from dbops.aerospike.cluster import Access, Cluster, NamespaceState
 from dbops.aerospike.digests import BLOCK, DIGEST, Bytes, Inventory, Vanished, union
 from dbops.aerospike.drain import Drain, Output, Tally
 from dbops.aerospike.wire import PARTITIONS, modified_since
-from dbops.backups import catalog
+from dbops.backups import catalog, cipher
 from dbops.backups.catalog import RestorePoint
+from dbops.backups.cipher import NO_KEYS, Key, KeyMissing, Keys, WrongKey
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult, backup_id
 from dbops.backups.store import ObjectWriter, Store, StoredObject
@@ -96,6 +97,7 @@ def plan_backup(
     *,
     holder: str,
     slices: int | None = None,
+    keys: Keys = NO_KEYS,
 ) -> BackupPlan:
     """Decide what a backup reads, and take the lease of the namespace.
 
@@ -103,6 +105,7 @@ def plan_backup(
 
     :param holder: who takes the lease; the same text in a retry takes it over from its earlier try.
     :param slices: overrides the cluster's number of slices.
+    :param keys: its current one encrypts the backup.
     :raises LeaseHeld: another backup of the namespace runs.
     :raises UnknownNamespace, ClusterUnreachable, ClusterNotReady, Refused, ProgramUnusable: nothing was touched.
     """
@@ -115,7 +118,7 @@ def plan_backup(
         lease = Lease.acquire(store, catalog.lease_key(cluster.name, namespace.name), holder, LEASE)
         try:
             points = catalog.restore_points(store, cluster.name, namespace.name)
-            parent = _parent(points, namespace, cluster.name) if kind is Kind.INCREMENTAL else None
+            parent = _parent(points, namespace, cluster.name, keys) if kind is Kind.INCREMENTAL else None
             snapshot, state = _snapshot(reader, namespace.name, max((p.snapshot_at for p in points), default=None))
             overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
             kind = Kind.INCREMENTAL if parent else Kind.FULL
@@ -142,17 +145,25 @@ def plan_backup(
                 engine_version=version,
                 engine_path=cluster.engine_path,
                 expected_records=state.master_objects,
+                encryption=keys.encryption,
             )
         except BaseException:
             lease.release()
             raise
 
 
-def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str) -> RestorePoint | None:
+def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str, keys: Keys) -> RestorePoint | None:
     parent = catalog.latest(points)
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
-    elif namespace.track_deletes and parent.manifest.inventory_counts is None:
+        return None
+    try:
+        for point in catalog.chain(points, parent.id):
+            keys.find(point.manifest.encryption, f"restore point {point.id} of {cluster}/{namespace.name}")
+    except (KeyMissing, WrongKey) as problem:
+        log.warning("%s. This backup is full: nobody here could restore one that builds on it", problem)
+        return None
+    if namespace.track_deletes and parent.manifest.inventory_counts is None:
         log.warning("%s kept no digests: this backup is full, so that deletes are known from now on", parent.id)
         return None
     return parent
@@ -228,16 +239,20 @@ def backup_slice(
     last: int,
     *,
     parent: Manifest | None = None,
+    keys: Keys = NO_KEYS,
     on_progress: OnProgress = no_progress,
 ) -> SliceResult:
     """Read partitions `first` to `last` (inclusive) and store them; a retry overwrites what an earlier try left.
 
     :param parent: manifest of the plan's parent; needed by an incremental that tracks deletes (read when None).
+    :param keys: that of the plan, when it is encrypted, and that of its parent.
     :param on_progress: called after each block that was received.
+    :raises KeyMissing, WrongKey: the plan was made, or its parent was written, with a key that is not among `keys`.
     :raises PartitionsIncomplete, ProgramFailed: partitions could not be read to their end.
     :raises StoreError: the storage refused; nothing of this slice is visible then.
     """
     started = time.monotonic()
+    key = keys.find(plan.encryption, f"backup {plan.id} of {plan.cluster}/{plan.namespace}")
     if store.head(catalog.manifest_key(plan.cluster, plan.namespace, plan.id)):
         raise AlreadyCommitted(
             f"slice {first}-{last} of {plan.cluster}/{plan.namespace} {plan.id}: that backup is committed and is not "
@@ -246,13 +261,13 @@ def backup_slice(
     Lease.acquire(store, catalog.lease_key(plan.cluster, plan.namespace), plan.holder, LEASE)
     with Cluster(access) as cluster:
         cluster.wait_ready(plan.namespace, READY_SECONDS, lambda reason: log.info("waiting: %s", reason))
-        reader = _SliceReader(cluster, store, plan, first, last, on_progress)
+        reader = _SliceReader(cluster, store, plan, first, last, key, on_progress)
         if plan.engine != "native":
             result = reader.read_by_program(official.find_program(plan.engine, plan.engine_path))
         elif plan.track_deletes:
             if plan.parent and parent is None:
                 parent = catalog.read_manifest(store, plan.cluster, plan.namespace, plan.parent)
-            result = reader.read_with_deletes(parent)
+            result = reader.read_with_deletes(parent, keys)
         else:
             result = reader.read()
     result = result.model_copy(update={"seconds": time.monotonic() - started})
@@ -262,9 +277,17 @@ def backup_slice(
 
 class _SliceReader:
     def __init__(
-        self, cluster: Cluster, store: Store, plan: BackupPlan, first: int, last: int, on_progress: OnProgress
+        self,
+        cluster: Cluster,
+        store: Store,
+        plan: BackupPlan,
+        first: int,
+        last: int,
+        key: Key | None,
+        on_progress: OnProgress,
     ) -> None:
         self.cluster, self.store, self.plan, self.first, self.last = cluster, store, plan, first, last
+        self.key = key
         self.tally = Tally()
         self.progress = Progress(total=plan.expected_records * (last - first + 1) // PARTITIONS)
         self.on_progress = on_progress
@@ -301,8 +324,12 @@ class _SliceReader:
             on_block=self._on_block,
         )
 
-    def _key(self, role: str, suffix: str) -> str:
-        return catalog.object_key(self.plan, f"{role}_{self.first:04d}_{self.last:04d}.{suffix}")
+    def _open(self, role: str, suffix: str) -> ObjectWriter:
+        name = f"{role}_{self.first:04d}_{self.last:04d}.{suffix}"
+        return cipher.open_writer(self.store, catalog.object_key(self.plan, name), self.key)
+
+    def _open_if(self, wanted: bool, role: str, suffix: str) -> AbstractContextManager[ObjectWriter | None]:
+        return self._open(role, suffix) if wanted else nullcontext()
 
     def _begin(self, text: _Text) -> None:
         """Header, and in the slice of partition 0 the secondary indexes and UDFs, as asrestore expects them."""
@@ -331,7 +358,7 @@ class _SliceReader:
 
     def read(self) -> SliceResult:
         """All partitions of the slice in one query a node."""
-        with self.store.open_writer(self._key("slice", "asb")) as writer:
+        with self._open("slice", "asb") as writer:
             text = _Text(writer, self.plan.zstd_level, self._on_text)
             self._begin(text)
             output = Output(text.write)
@@ -349,7 +376,7 @@ class _SliceReader:
         """All partitions of the slice as an official program reads them."""
         if program.version != self.plan.engine_version:
             log.warning("this worker has %s, the plan was made with %s", program, self.plan.engine_version)
-        with self.store.open_writer(self._key("slice", "asb")) as writer:
+        with self._open("slice", "asb") as writer:
             text = _Text(writer, self.plan.zstd_level, self._on_text)
             taken = official.backup_partitions(
                 program,
@@ -383,7 +410,7 @@ class _SliceReader:
 
     # --------------------------------------------------------------------- with deletes
 
-    def read_with_deletes(self, parent: Manifest | None) -> SliceResult:
+    def read_with_deletes(self, parent: Manifest | None, keys: Keys) -> SliceResult:
         """One query a partition, so that digests arrive in order, beside the data its inventory, and what vanished.
 
         In a full the inventory is what was read. In an incremental the changed records are read first and the
@@ -393,14 +420,14 @@ class _SliceReader:
         incremental = self.plan.kind is Kind.INCREMENTAL
         if incremental and (parent is None or parent.inventory_counts is None):
             raise DeletesUnknown(f"{self.plan.id}: tracks deletes, but its parent {self.plan.parent} kept no digests")
-        older_digests = self._inventory(parent) if incremental and parent else None
+        older_digests = self._inventory(parent, keys) if incremental and parent else None
         inventory = [0] * (self.last - self.first + 1)
         deleted = [0] * len(inventory)
         objects: list[ObjectEntry] = []
         with (
-            self.store.open_writer(self._key("slice", "asb")) as data_writer,
-            self.store.open_writer(self._key("digests", "bin")) as digest_writer,
-            _optional_writer(self.store, self._key("deleted", "bin"), incremental) as deleted_writer,
+            self._open("slice", "asb") as data_writer,
+            self._open("digests", "bin") as digest_writer,
+            self._open_if(incremental, "deleted", "bin") as deleted_writer,
             tempfile.SpooledTemporaryFile(max_size=8 << 20) as changed,
         ):
             text = _Text(data_writer, self.plan.zstd_level, self._on_text)
@@ -448,14 +475,15 @@ class _SliceReader:
                 objects.append(self._entry("deleted", deleted_writer.close(), sum(deleted), 0))
         return self._result(objects, drain.resumed + present.resumed, inventory, deleted if incremental else None)
 
-    def _inventory(self, parent: Manifest) -> Inventory:
+    def _inventory(self, parent: Manifest, keys: Keys) -> Inventory:
         assert parent.inventory_counts is not None
         objects = [
             (catalog.object_key(parent, entry.name), entry.first, entry.last)
             for entry in parent.objects
             if entry.role == "digests"
         ]
-        return Inventory(self.store, objects, parent.inventory_counts)
+        key = keys.find(parent.encryption, f"restore point {parent.id} of {parent.cluster}/{parent.namespace}")
+        return Inventory(cipher.ranges(self.store, key), objects, parent.inventory_counts)
 
     # --------------------------------------------------------------------------- result
 
@@ -525,10 +553,6 @@ def _spooled(changed: IO[bytes]) -> Iterator[Bytes]:
         yield np.frombuffer(block, np.uint8)
 
 
-def _optional_writer(store: Store, key: str, wanted: bool) -> AbstractContextManager[ObjectWriter | None]:
-    return store.open_writer(key) if wanted else nullcontext()
-
-
 # -------------------------------------------------------------------------- commit
 
 
@@ -568,11 +592,18 @@ def abandon_backup(store: Store, plan: BackupPlan) -> None:
 
 
 def run_backup(
-    access: Access, store: Store, plan: BackupPlan, *, workers: int, on_progress: OnProgress = no_progress
+    access: Access,
+    store: Store,
+    plan: BackupPlan,
+    *,
+    workers: int,
+    keys: Keys = NO_KEYS,
+    on_progress: OnProgress = no_progress,
 ) -> Manifest:
     """All slices of a plan in this process, then the commit. For the command line; Airflow maps slices to tasks.
 
     :param workers: slices read at once.
+    :param keys: as in `backup_slice`.
     :raises DbopsError: nothing is listed and what was stored is removed.
     """
     parts = [Progress() for _ in plan.slices]
@@ -599,7 +630,7 @@ def run_backup(
             )
 
         first, last = plan.slices[number]
-        backup_slice(access, store, plan, first, last, parent=parent, on_progress=show)
+        backup_slice(access, store, plan, first, last, parent=parent, keys=keys, on_progress=show)
 
     try:
         with ThreadPoolExecutor(workers, thread_name_prefix="slice") as pool:

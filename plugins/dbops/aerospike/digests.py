@@ -15,7 +15,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from dbops.backups.store import Store
+from dbops.backups.cipher import Ranges
 from dbops.errors import FinalError
 
 DIGEST = 20
@@ -25,7 +25,7 @@ Bytes = NDArray[np.uint8]
 
 
 class InventoryDamaged(FinalError):
-    """A committed inventory is shorter than its manifest says."""
+    """A committed inventory is not what its manifest says."""
 
 
 @nb.njit(nogil=True, cache=True)
@@ -128,18 +128,19 @@ class Vanished:
 class Inventory:
     """The digests of a committed restore point, read ahead: partitions asked in ascending order cost few requests.
 
+    :param store: where the objects can be read as digests, decrypted if need be.
     :param objects: (key, first partition, last partition) of the inventory's objects.
     :param counts: digests per partition, 4096 of them.
     """
 
-    def __init__(self, store: Store, objects: Sequence[tuple[str, int, int]], counts: Sequence[int]) -> None:
+    def __init__(self, store: Ranges, objects: Sequence[tuple[str, int, int]], counts: Sequence[int]) -> None:
         self._store, self._objects, self._counts = store, objects, counts
         self._key, self._start, self._block = "", 0, _NONE
 
     def partition(self, partition: int) -> Iterator[Bytes]:
         """The digests of one partition, in blocks of at most BLOCK bytes.
 
-        :raises InventoryDamaged: an object is shorter than the counts say.
+        :raises InventoryDamaged: an object is shorter than the counts say, or holds what is no digest of the partition.
         """
         key, first, last = next(entry for entry in self._objects if entry[1] <= partition <= entry[2])
         offset, left = DIGEST * sum(self._counts[first:partition]), DIGEST * self._counts[partition]
@@ -149,6 +150,12 @@ class Inventory:
                 self._read(key, offset, min(BLOCK // DIGEST * DIGEST, end - offset))
             at = offset - self._start
             block = self._block[at : at + left]
+            # Encrypted data that was changed, or read with a wrong key, is noise, and nobody would call it missing.
+            if np.any((block[0::DIGEST] | (block[1::DIGEST].astype(np.uint16) & 15) << 8) != partition):
+                raise InventoryDamaged(
+                    f"read digests from {key}: those at {offset} are not of partition {partition}; the parent restore "
+                    "point is damaged: verify it, and take a full backup"
+                )
             yield block
             offset, left = offset + block.size, left - block.size
 

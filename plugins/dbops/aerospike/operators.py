@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
-from dbops.adapter import connection, log_progress, open_ledger, open_platform_store
+from dbops.adapter import connection, log_progress, open_keys, open_ledger, open_platform_store
 from dbops.aerospike.assets import backup_asset
 from dbops.errors import FinalError
 from dbops.platform import AerospikeCluster, Platform, load_platform
@@ -59,7 +59,7 @@ def _name_map_index(context: Context, variable: str, name: str) -> None:
 
 
 class CheckCluster(BaseOperator):
-    """Fail early, with one clear message, when the cluster, the bucket or a login is not usable.
+    """Fail early, with one clear message, when the cluster, the bucket, a login or the backup key is not usable.
 
     :param cluster: name in the platform file.
     """
@@ -76,10 +76,13 @@ class CheckCluster(BaseOperator):
 
         platform, cluster = _cluster(self.cluster)
         open_platform_store(platform).check()
+        key = open_keys(platform).current
         with Cluster(_access(cluster)) as reader:
             for namespace in cluster.namespaces:
                 reader.wait_ready(namespace.name, READY_SECONDS, lambda reason: self.log.info("waiting: %s", reason))
             found = {"nodes": len(reader.nodes), "build": reader.build(), "cluster_key": reader.key()}
+        if key is not None:
+            found["encryption"] = str(key)
         self.log.info("cluster %s is usable: %s", self.cluster, found)
         return found
 
@@ -109,7 +112,7 @@ class PlanSlices(BaseOperator):
 
         params = context["params"]
         platform, cluster = _cluster(self.cluster)
-        store, access = open_platform_store(platform), _access(cluster)
+        store, access, keys = open_platform_store(platform), _access(cluster), open_keys(platform)
         kind = Kind(params.get("kind") or self.kind)
         wanted = params.get("namespaces") or [namespace.name for namespace in cluster.namespaces]
         namespaces = [cluster.namespace(name) for name in wanted]
@@ -129,6 +132,7 @@ class PlanSlices(BaseOperator):
                     store,
                     holder=_holder(context),
                     slices=params.get("slices"),
+                    keys=keys,
                 )
                 plans.append(plan)
                 self.log.info(
@@ -200,7 +204,13 @@ class AerospikeBackupSlice(BaseOperator):
         platform, cluster = _cluster(self.cluster)
         plan = next(plan for plan in _plans(context, self.plan_task) if plan.namespace == namespace)
         result = backup_slice(
-            _access(cluster), open_platform_store(platform), plan, first, last, on_progress=log_progress(name)
+            _access(cluster),
+            open_platform_store(platform),
+            plan,
+            first,
+            last,
+            keys=open_keys(platform),
+            on_progress=log_progress(name),
         )
         done = {
             "namespace": namespace,
@@ -313,6 +323,9 @@ class FindUnverified(BaseOperator):
 class VerifyRestorePoint(BaseOperator):
     """Read every object of a restore point back and compare it with its manifest; remember the outcome.
 
+    A point that is encrypted with a key that this installation lacks is not called verified: a wrong key fails the
+    task, no key at all is a warning in its log.
+
     :param point: `{"cluster": ..., "namespace": ..., "id": ...}` of `FindUnverified`.
     """
 
@@ -324,6 +337,7 @@ class VerifyRestorePoint(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.backups.catalog import find
+        from dbops.backups.cipher import WrongKey
         from dbops.backups.verify import Damaged, verify
         from dbops.ledger import record_verification
 
@@ -332,7 +346,14 @@ class VerifyRestorePoint(BaseOperator):
         _name_map_index(context, "point_name", name)
         platform = load_platform()
         store = open_platform_store(platform)
-        report = verify(store, find(store, cluster, namespace, id))
+        report = verify(store, find(store, cluster, namespace, id), keys=open_keys(platform))
+        for warning in report.warnings:
+            self.log.warning("%s: %s", name, warning)
+        if report.ok and isinstance(report.unread, WrongKey):
+            raise report.unread
+        done = {"point": name, "objects": report.objects, "records": report.records, "bytes": report.bytes}
+        if not report.conclusive:
+            return done | {"unread": str(report.unread)}
         record_verification(
             open_ledger(platform),
             cluster,
@@ -345,4 +366,4 @@ class VerifyRestorePoint(BaseOperator):
         if not report.ok:
             raise Damaged(f"restore point {name} is damaged: {'; '.join(report.problems)}")
         self.log.info("%s is whole: %d objects, %d records", name, report.objects, report.records)
-        return {"point": name, "objects": report.objects, "records": report.records, "bytes": report.bytes}
+        return done

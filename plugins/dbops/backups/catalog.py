@@ -408,6 +408,7 @@ _PLANNED = {
     "cluster_key": "cluster_key_before",
     "platform_sha256": "platform_sha256",
     "engine": "engine",
+    "encryption": "encryption",
 }
 
 
@@ -464,6 +465,7 @@ def _manifest(
             indexes=_joined(result.indexes for result in ordered),
             udfs=_joined(result.udfs for result in ordered),
             platform_sha256=plan.platform_sha256,
+            encryption=plan.encryption,
         )
     except ValidationError as error:
         reasons = "; ".join(item["msg"] for item in error.errors(include_url=False, include_input=False))

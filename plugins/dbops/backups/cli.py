@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from dbops.aerospike.backup import Progress
     from dbops.aerospike.cluster import Access
     from dbops.backups.catalog import RestorePoint
+    from dbops.backups.cipher import Keys
     from dbops.backups.store import Store
 
 app = typer.Typer(help="Take, list, show and verify backups.", no_args_is_help=True)
@@ -65,20 +66,22 @@ def run(
     platform = load_platform()
     there = platform.aerospike.cluster(cluster)
     wanted = [there.namespace(name) for name in namespace] if namespace else list(there.namespaces)
-    store, access = _store(platform), _access(there)
+    store, access, keys = _store(platform), _access(there), _keys(platform)
     ledger = _ledger(platform)
     holder = f"dbops backup run on {socket.gethostname()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
     done: list[dict[str, Any]] = []
     failed = False
     for place in wanted:
         try:
-            plan = plan_backup(platform, there, place, Kind(kind), access, store, holder=holder, slices=slices)
+            plan = plan_backup(
+                platform, there, place, Kind(kind), access, store, holder=holder, slices=slices, keys=keys
+            )
             if dry_run:
                 release_lease(store, plan)
                 done.append(plan.model_dump(mode="json", exclude={"slices"}) | {"slices": len(plan.slices)})
                 continue
             with _bars(f"{cluster}/{place.name}", as_json) as show:
-                manifest = run_backup(access, store, plan, workers=there.workers, on_progress=show)
+                manifest = run_backup(access, store, plan, workers=there.workers, keys=keys, on_progress=show)
         except DbopsError as problem:
             failed = True
             errors.print(f"[red]{cluster}/{place.name} failed:[/] {escape(str(problem))}")
@@ -178,23 +181,32 @@ def verify(
 ) -> None:
     """Read restore points back and compare them with their manifests, without a database.
 
-    Exit codes: 0 all that was read is whole; 1 something is damaged.
+    What is encrypted is decrypted for that, when its key is known here; else only sizes and SHA-256 are compared.
+    Exit codes: 0 all that was read is whole; 1 something is damaged, or is encrypted with another key.
     """
     from dbops.backups import catalog
+    from dbops.backups.cipher import NO_KEYS, WrongKey
     from dbops.backups.verify import verify as verify_point
     from dbops.ledger import record_verification
 
     platform = load_platform()
     store, ledger = _store(platform), _ledger(platform)
+    try:
+        keys = _keys(platform)
+    except ConnectionMissing as problem:
+        errors.print(f"[yellow]without the backup key:[/] {escape(str(problem))}")
+        keys = NO_KEYS
     rows: list[dict[str, Any]] = []
+    wrong_key = False
     for name, place in _places(platform, cluster, namespace):
         for found in catalog.restore_points(store, name, place):
             if (point and found.id != point) or (found.verified and found.verified.ok and not everything and not point):
                 continue
             if not as_json:
                 errors.print(f"reading {name}/{place} {found.id} ...")
-            report = verify_point(store, found)
-            if ledger is not None:
+            report = verify_point(store, found, keys=keys)
+            wrong_key |= isinstance(report.unread, WrongKey)
+            if ledger is not None and report.conclusive:
                 try:
                     record_verification(
                         ledger, name, place, found.id, at=report.at, ok=report.ok, problems=report.problems
@@ -209,6 +221,7 @@ def verify(
                 "bytes": report.bytes,
                 "seconds": round(report.seconds, 3),
                 "problems": report.problems,
+                "warnings": report.warnings,
             })
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
@@ -216,7 +229,7 @@ def verify(
         _print_rows("Verified", rows)
         if not rows:
             errors.print("nothing to verify: every restore point was read back already (--all reads them again)")
-    if not all(row["ok"] for row in rows):
+    if wrong_key or not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 
@@ -227,6 +240,12 @@ def _store(platform: Platform) -> Store:
     from dbops.backups.store import open_store
 
     return open_store(platform.storage, from_env(platform.storage.connection))
+
+
+def _keys(platform: Platform) -> Keys:
+    from dbops.backups.keys import load_keys
+
+    return load_keys(platform.storage, from_env)
 
 
 def _access(cluster: AerospikeCluster) -> Access:

@@ -29,6 +29,7 @@ from dbops.platform import Engine
 SCHEMA_VERSION: Final = 1
 PARTITIONS = 4096
 DIGEST_SIZE = 20
+ENCRYPTION_HEADER = 16  # bytes that stand before the text of an encrypted object
 
 
 class ManifestError(FinalError):
@@ -41,6 +42,7 @@ class Kind(StrEnum):
 
 
 Role = Literal["records", "digests", "deleted"]
+EncryptionMode = Literal["aes128", "aes256"]
 Utc = Annotated[AwareDatetime, AfterValidator(lambda value: value.astimezone(UTC))]
 Name = Annotated[str, Field(pattern=r"^[^/\s.][^/\s]*$", max_length=200)]
 BackupId = Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-(full|incremental)$")]
@@ -98,6 +100,17 @@ def _reasons(error: ValidationError) -> str:
     return "; ".join(found[:5]) + more
 
 
+class Encryption(Document):
+    """How the objects of a backup are encrypted (see `backups.cipher`), and which key opens them."""
+
+    mode: EncryptionMode
+    key_fingerprint: Fingerprint
+
+
+# Left out when there is none: what is written about a plain backup stays as it always was, byte for byte.
+OptionalEncryption = Annotated[Encryption | None, Field(exclude_if=lambda value: value is None)]
+
+
 class BackupPlan(Document):
     """One run's decision what to back up: made once, handed to every slice, and again to the commit."""
 
@@ -124,6 +137,7 @@ class BackupPlan(Document):
     engine_path: str | None = None
     expected_records: Count = 0
     """What the namespace holds when the plan is made, for progress; an incremental reads less."""
+    encryption: OptionalEncryption = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -154,8 +168,8 @@ class ObjectEntry(Document):
         _demand(self.first <= self.last, f"object {self.name}: first {self.first} is after last {self.last}")
         if self.role != "records":
             expected = self.records * DIGEST_SIZE
-            _demand(
-                self.size == expected and self.text_bytes == 0,
+            _demand(  # the manifest knows whether it is encrypted
+                self.size in (expected, expected + ENCRYPTION_HEADER) and self.text_bytes == 0,
                 f"object {self.name}: {self.records} digests are {expected} bytes, not {self.size}",
             )
         return self
@@ -226,6 +240,7 @@ class Manifest(Document):
     indexes: list[str]
     udfs: list[str]
     platform_sha256: str
+    encryption: OptionalEncryption = None
 
     @classmethod
     def from_json(cls, data: bytes | str, source: str) -> Self:
@@ -249,6 +264,7 @@ class Manifest(Document):
         stored, text = (sum(getattr(entry, name) for entry in self.objects) for name in ("size", "text_bytes"))
         _demand(self.stored_bytes == stored, f"stored_bytes is {self.stored_bytes}, the objects have {stored}")
         _demand(self.text_bytes == text, f"text_bytes is {self.text_bytes}, the objects have {text}")
+        _check_headers(self.objects, self.encryption)
         names = Counter(entry.name for entry in self.objects)
         _demand(max(names.values(), default=1) == 1, "two objects have the same name")
         try:
@@ -323,6 +339,18 @@ def _check_tiling(ranges: Sequence[tuple[int, int]], what: str) -> None:
         and all(left[1] + 1 == right[0] for left, right in pairwise(ordered))
     )
     _demand(whole, f"{what} do not cover each partition 0-{PARTITIONS - 1} exactly once")
+
+
+def _check_headers(objects: Sequence[ObjectEntry], encryption: Encryption | None) -> None:
+    """An encrypted object is longer than its text by its header; a plain one is not."""
+    header = ENCRYPTION_HEADER if encryption else 0
+    for entry in objects:
+        text = entry.records * DIGEST_SIZE
+        _demand(
+            entry.size >= header if entry.role == "records" else entry.size == text + header,
+            f"object {entry.name}: {entry.size} bytes cannot be {'an encrypted' if encryption else 'a plain'} object "
+            f"of {entry.records} {'records' if entry.role == 'records' else 'digests'}",
+        )
 
 
 def _check_counts(

@@ -140,6 +140,9 @@ class StorageSettings(Protocol):
     @property
     def region(self) -> str | None: ...
 
+    @property
+    def kms_key(self) -> str | None: ...
+
 
 def open_store(storage: str | Path | StorageSettings, connection: ConnectionInfo | None = None) -> Store:
     """Open `s3://bucket/prefix`, a directory, or the platform's storage. Connects to nothing yet."""
@@ -150,7 +153,7 @@ def open_store(storage: str | Path | StorageSettings, connection: ConnectionInfo
             return LocalStore(Path(storage.removeprefix("file://")))
         bucket, _, prefix = storage.removeprefix("s3://").partition("/")
         return S3Store(bucket, prefix, connection)
-    return S3Store(storage.bucket, storage.prefix, connection, storage.region)
+    return S3Store(storage.bucket, storage.prefix, connection, storage.region, kms_key=storage.kms_key)
 
 
 def _check_key(url: str, key: str) -> None:
@@ -160,6 +163,8 @@ def _check_key(url: str, key: str) -> None:
 
 
 # --- S3 -----------------------------------------------------------------------------------------------------
+
+DEFAULT_KMS_KEY = "alias/aws/s3"  # the account's own: it is meant when S3 is told of no key
 
 _clients: dict[tuple[int, str], Any] = {}
 _clients_lock = threading.Lock()
@@ -202,19 +207,19 @@ _UNDERSTOOD = {
 }
 
 
-def _s3_client(connection: ConnectionInfo | None, region: str | None) -> Any:
-    """One client per process and connection; many threads may use a client, but not a session of boto3."""
+def aws_client(connection: ConnectionInfo | None, region: str | None, service: str = "s3") -> Any:
+    """One client per process, service and connection; many threads may use a client, but not a session of boto3."""
     info = connection or ConnectionInfo("default")
-    fields = [info.conn_id, info.login, info.password, dict(info.extra), region]
+    fields = [info.conn_id, info.login, info.password, dict(info.extra), region, service]
     identity = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
     with _clients_lock:
         client = _clients.get((os.getpid(), identity))
         if client is None:
-            client = _clients[os.getpid(), identity] = _new_client(info, region)
+            client = _clients[os.getpid(), identity] = _new_client(info, region, service)
         return client
 
 
-def _new_client(info: ConnectionInfo, region: str | None) -> Any:
+def _new_client(info: ConnectionInfo, region: str | None, service: str) -> Any:
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -225,8 +230,8 @@ def _new_client(info: ConnectionInfo, region: str | None) -> Any:
             f"connection {info.conn_id}: extra {', '.join(sorted(unknown))} is not understood here; "
             f"use {', '.join(sorted(_UNDERSTOOD))}, or leave the credentials to the default chain"
         )
-    service = (info.extra.get("service_config") or {}).get("s3") or {}
-    endpoint = service.get("endpoint_url") or info.extra.get("endpoint_url") or None
+    own = (info.extra.get("service_config") or {}).get(service) or {}
+    endpoint = own.get("endpoint_url") or info.extra.get("endpoint_url") or None
     settings: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": 10},
         "connect_timeout": 10,
@@ -247,9 +252,11 @@ def _new_client(info: ConnectionInfo, region: str | None) -> Any:
             region_name=region or info.extra.get("region_name"),
             profile_name=info.extra.get("profile_name"),
         )
-        return session.client("s3", endpoint_url=endpoint, verify=info.extra.get("verify"), config=Config(**settings))
+        return session.client(
+            service, endpoint_url=endpoint, verify=info.extra.get("verify"), config=Config(**settings)
+        )
     except (BotoCoreError, ValueError, TypeError) as error:
-        raise FinalError(f"connection {info.conn_id}: no S3 client can be made of it: {error}") from error
+        raise FinalError(f"connection {info.conn_id}: no client of {service} can be made of it: {error}") from error
 
 
 class S3Store:
@@ -259,6 +266,9 @@ class S3Store:
     credential chain when they are absent); extra holds `endpoint_url`, `region_name`, `service_config`,
     `config_kwargs` (botocore's settings), `verify`, and `checksum`: the sum that the service checks each
     upload against, `CRC32` (default), `SHA256`, or `none` for a store that knows neither.
+
+    With a `kms_key` (id, ARN or alias) S3 is told to encrypt each object with it (SSE-KMS); else it does as the
+    bucket says.
     """
 
     def __init__(
@@ -267,11 +277,18 @@ class S3Store:
         prefix: str = "",
         connection: ConnectionInfo | None = None,
         region: str | None = None,
+        *,
+        kms_key: str | None = None,
     ) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._connection = connection
         self._region = region
+        self.encryption: dict[str, str] = {}
+        if kms_key:
+            self.encryption["ServerSideEncryption"] = "aws:kms"
+        if kms_key and kms_key != DEFAULT_KMS_KEY:
+            self.encryption["SSEKMSKeyId"] = kms_key
         self._bucket_seen = False
         checksum = str(connection.extra.get("checksum", "CRC32") if connection else "CRC32").upper()
         if checksum not in {"CRC32", "SHA256", "NONE"}:
@@ -290,7 +307,7 @@ class S3Store:
 
     @property
     def client(self) -> Any:
-        return _s3_client(self._connection, self._region)
+        return aws_client(self._connection, self._region)
 
     def check(self) -> None:
         """Ask whether the bucket is there and lets us in.
@@ -323,6 +340,7 @@ class S3Store:
                     **self.where(key),
                     Body=data,
                     Metadata={"sha256": sha256},
+                    **self.encryption,
                     **self.sum_of(data),
                     **condition,
                 )
@@ -529,7 +547,7 @@ class _S3Writer(ObjectWriter):
         if self._upload is None:
             with _s3_errors("start an upload of", self._store, self._key):
                 answer = self._store.client.create_multipart_upload(
-                    **self._store.where(self._key), **self._store.sum_algorithm
+                    **self._store.where(self._key), **self._store.encryption, **self._store.sum_algorithm
                 )
             self._upload = answer["UploadId"]
         self._flying.acquire()
@@ -663,6 +681,11 @@ def _translated(what: str, store: S3Store, error: Exception) -> Exception:
             return StoreRefused(
                 f"{what}: bucket {store.bucket} refused it ({found}); check the connection's credentials "
                 "and the rights on the bucket"
+            )
+        if code.startswith("KMS.") and status < 500:
+            return StoreRefused(
+                f"{what}: the KMS key refused it ({found}); check `storage.kms_key`, the key's state, and the rights "
+                "kms:GenerateDataKey and kms:Decrypt on it"
             )
         if code in {"NoSuchKey", "404"}:
             return NotFound(f"{what}: there is no such object")

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dbops.aerospike import asb
 from dbops.aerospike.scan import scan_records
 from dbops.backups.catalog import RestorePoint, object_key, verified_key
+from dbops.backups.cipher import NO_KEYS, KeyMissing, Keys, NotEncrypted, WrongKey, open_object
 from dbops.backups.manifest import DIGEST_SIZE, PARTITIONS, Manifest, ObjectEntry, Verified
 from dbops.backups.store import NotFound, Store, StoreRefused
 from dbops.errors import FinalError
@@ -52,7 +53,11 @@ class VerifyProgress:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was found. `warnings` do not make a restore point damaged."""
+    """What was found. `warnings` do not make a restore point damaged.
+
+    With `unread` the objects are encrypted and their key is not known here: only size and SHA-256 were compared, and
+    `ok` says no more than that.
+    """
 
     at: datetime
     ok: bool
@@ -62,6 +67,12 @@ class VerifyReport:
     records: int
     bytes: int
     seconds: float
+    unread: KeyMissing | WrongKey | None = None
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether more could not be known with the right key; only then is the outcome to be remembered."""
+        return self.unread is None or not self.ok
 
 
 @dataclass
@@ -81,26 +92,37 @@ def no_progress(progress: VerifyProgress) -> None:
     """Nobody is watching."""
 
 
-def verify(store: Store, point: RestorePoint, on_progress: OnProgress = no_progress) -> VerifyReport:
+def verify(
+    store: Store, point: RestorePoint, on_progress: OnProgress = no_progress, *, keys: Keys = NO_KEYS
+) -> VerifyReport:
     """Read every object of a restore point back: size, SHA-256, structure, counts and fingerprints per partition.
 
     Memory does not depend on the size of the objects. The outcome is kept in `verified.json` beside the manifest
-    and is then `point.verified` for everybody who lists restore points, until the manifest changes.
+    and is then `point.verified` for everybody who lists restore points, until the manifest changes. What could not be
+    decrypted is only remembered when it is damaged all the same.
 
     :param on_progress: called after each block, by several threads but never by two at once.
+    :param keys: without the right one, the report says so in `unread`.
     :raises StoreUnavailable: the store could not be read; that says nothing about the restore point.
     """
     started = time.monotonic()
     problems: list[str] = []
     warnings: list[str] = []
     findings: list[_Finding] = []
+    unread: KeyMissing | WrongKey | None = None
     if point.damage:
         problems.append(f"{point.damage}; {_DO}")
     else:
         manifest = point.manifest
         track = _Track(on_progress, manifest.stored_bytes)
+        try:
+            keys.find(manifest.encryption, f"restore point {manifest.id} of {point.cluster}/{point.namespace}")
+        except (KeyMissing, WrongKey) as problem:
+            unread = problem
+            warnings.append(f"{problem}. Only sizes and SHA-256 were compared, not what the objects hold")
         with ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
-            tasks = [pool.submit(_check_object, store, manifest, entry, track) for entry in manifest.objects]
+            readable = None if unread else keys
+            tasks = [pool.submit(_check_object, store, manifest, entry, readable, track) for entry in manifest.objects]
             try:
                 findings = [task.result() for task in tasks]
             except BaseException:
@@ -118,8 +140,9 @@ def verify(store: Store, point: RestorePoint, on_progress: OnProgress = no_progr
         records=sum(finding.records for finding in findings),
         bytes=sum(finding.bytes for finding in findings),
         seconds=time.monotonic() - started,
+        unread=unread,
     )
-    return _remember(store, point, report)
+    return _remember(store, point, report) if report.conclusive else report
 
 
 def _remember(store: Store, point: RestorePoint, report: VerifyReport) -> VerifyReport:
@@ -164,10 +187,17 @@ class _Track:
 
 
 class _Source(io.RawIOBase):
-    """The stored bytes of an object as a file, hashed and counted on their way."""
+    """An object as a file, decrypted if need be; its stored bytes are hashed and counted on their way.
 
-    def __init__(self, chunks: Iterator[bytes], track: _Track) -> None:
-        self._chunks = chunks
+    :param keys: None when the object cannot be decrypted here: then the file is what is stored.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest, entry: ObjectEntry, keys: Keys | None, track: _Track) -> None:
+        self._chunks: Iterator[bytes] = (
+            map(self._count, store.read(object_key(manifest, entry.name)))
+            if keys is None
+            else open_object(store, manifest, entry, keys, self._count)
+        )
         self._track = track
         self._left = memoryview(b"")
         self._hash = hashlib.sha256()
@@ -181,15 +211,17 @@ class _Source(io.RawIOBase):
         if not self._left:
             if self._track.stopped:
                 raise StopReading
-            chunk = next(self._chunks, b"")
-            self._hash.update(chunk)
-            self.size += len(chunk)
-            self._track.add(done_bytes=len(chunk))
-            self._left = memoryview(chunk)
+            self._left = memoryview(next(self._chunks, b""))
         size = min(len(view), len(self._left))
         view[:size] = self._left[:size]
         self._left = self._left[size:]
         return size
+
+    def _count(self, stored: bytes) -> bytes:
+        self._hash.update(stored)
+        self.size += len(stored)
+        self._track.add(done_bytes=len(stored))
+        return stored
 
     def sha256(self) -> str:
         """Of the whole object: what nobody has read yet is read now."""
@@ -203,15 +235,13 @@ class StopReading(Exception):
     """Another object of the restore point could not be read: the store is gone."""
 
 
-def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, track: _Track) -> _Finding:
+def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, keys: Keys | None, track: _Track) -> _Finding:
     finding = _Finding()
-    source = _Source(store.read(object_key(manifest, entry.name)), track)
+    source = _Source(store, manifest, entry, keys, track)
     counts = np.zeros(PARTITIONS, np.int64)
     try:
-        if entry.role == "records":
-            _check_records(manifest, entry, source, counts, finding, track)
-        else:
-            _check_digests(manifest, entry, source, counts, finding, track)
+        if keys is not None:
+            _check_content(manifest, entry, source, counts, finding, track)
         sha256 = source.sha256()
     except NotFound:
         finding.found = False
@@ -229,6 +259,21 @@ def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, track: _
     finding.records = int(counts.sum()) if entry.role == "records" else 0
     track.add(objects=1)
     return finding
+
+
+def _check_content(
+    manifest: Manifest,
+    entry: ObjectEntry,
+    source: _Source,
+    counts: NDArray[np.int64],
+    finding: _Finding,
+    track: _Track,
+) -> None:
+    check = _check_records if entry.role == "records" else _check_digests
+    try:
+        check(manifest, entry, source, counts, finding, track)
+    except NotEncrypted as error:
+        finding.problems.append(f"{entry.name}: is no whole encrypted object: {error}; {_DO}")
 
 
 # --- records ----------------------------------------------------------------------------------------------

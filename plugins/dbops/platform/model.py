@@ -159,6 +159,14 @@ def _program(value: str) -> str:
     return value
 
 
+def _kms_key(value: str) -> str:
+    key = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
+    alias = r"alias/[A-Za-z0-9/_-]{1,250}"
+    if not re.fullmatch(rf"{key}|{alias}|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:(?:key/{key}|{alias})", value):
+        raise ValueError("is no KMS key; write its id, its ARN, or alias/<name>")
+    return value
+
+
 def _unique(what: str) -> WrapValidator:
     """The items of a list (their `name`, or the items themselves) are all different."""
 
@@ -219,6 +227,7 @@ Seed = Annotated[str, AfterValidator(_seed)]
 Bucket = Annotated[str, AfterValidator(_bucket)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$")]
+KmsKey = Annotated[str, AfterValidator(_kms_key)]
 Name = Annotated[str, _name(r"^[a-z0-9][a-z0-9_-]*$", 40)]  # goes into dag ids, pools and object keys
 NamespaceName = Annotated[str, _name(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", 31)]  # 31: Aerospike's limit
 SetName = Annotated[str, _name(r"^[^\s:;/]+$", 63)]  # 63: Aerospike's limit
@@ -232,6 +241,23 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
+class BackupEncryption(Model):
+    """Encryption of backup objects before they leave the worker, as asbackup does it."""
+
+    mode: Literal["aes128", "aes256"]
+    connection: ConnectionId = "dbops_backup_key"
+    """Holds the RSA private key: PEM in its password, or extra `key_file`, or extra `secret_id` (Secrets Manager)."""
+    older_keys: Annotated[tuple[ConnectionId, ...], _unique("connection")] = ()
+    """Connections of keys that backups which are still kept were encrypted with."""
+
+    @field_validator("older_keys")
+    @classmethod
+    def _others(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("connection") in value:
+            raise ValueError(f"holds {info.data['connection']!r}, which is the key in use: see `connection`")
+        return value
+
+
 class Storage(Model):
     """The bucket that all backups go to."""
 
@@ -241,6 +267,10 @@ class Storage(Model):
     region: Region
     replica_region: Region | None = None
     """Where the bucket's own replication copies to: stated here, set up on the bucket."""
+    kms_key: KmsKey | None = None
+    """S3 encrypts with this KMS key (SSE-KMS); `alias/aws/s3` is the account's own. None: as the bucket says."""
+    encryption: BackupEncryption | None = None
+    """None: objects are stored as they are, and S3 may encrypt them."""
 
     @field_validator("replica_region")
     @classmethod

@@ -50,7 +50,9 @@ def test_what_is_absent_now_has_vanished(older: list[bytes], now: list[bytes], x
 def test_inventory_gives_each_partition_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(digests, "BLOCK", block)
     counts = [number % 5 for number in range(4096)]
-    own = {number: [bytes([at]) * 18 + number.to_bytes(2, "big") for at in range(n)] for number, n in enumerate(counts)}
+    own = {
+        number: [number.to_bytes(2, "little") + bytes([at]) * 18 for at in range(n)] for number, n in enumerate(counts)
+    }
     store = LocalStore(tmp_path)
     for name, first, last in (("low", 0, 999), ("high", 1000, 4095)):
         store.put(name, b"".join(digest for number in range(first, last + 1) for digest in own[number]))
@@ -65,3 +67,14 @@ def test_inventory_that_is_too_short_is_damaged(tmp_path: Path) -> None:
     inventory = Inventory(store, [("cut", 0, 4095)], [1] * 4096)
     with pytest.raises(InventoryDamaged, match="cut: 81900 bytes at 0, expected 81920; the parent"):
         list(inventory.partition(0))
+
+
+def test_inventory_that_holds_noise_is_damaged(tmp_path: Path) -> None:
+    """As what was encrypted does, when it was changed."""
+    store = LocalStore(tmp_path)
+    whole = b"".join(number.to_bytes(2, "little") * 10 for number in range(4096))
+    store.put("noise", whole[:2000] + b"\xff" * 20 + whole[2020:])
+    inventory = Inventory(store, [("noise", 0, 4095)], [1] * 4096)
+    assert split(next(inventory.partition(99)).tobytes()) == [(99).to_bytes(2, "little") * 10]
+    with pytest.raises(InventoryDamaged, match="noise: those at 2000 are not of partition 100; the parent restore"):
+        list(inventory.partition(100))

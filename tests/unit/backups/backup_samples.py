@@ -12,6 +12,7 @@ from typing import Any
 
 import zstandard
 from dbops.backups import catalog
+from dbops.backups.cipher import Key, open_writer
 from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult, backup_id
 from dbops.backups.store import Store
 from dbops.connections import ConnectionInfo
@@ -91,7 +92,9 @@ def make_plan(
     return BackupPlan.model_validate(values | changes)
 
 
-def store_slice(store: Store, plan: BackupPlan, first: int, last: int, per_partition: int = 1) -> SliceResult:
+def store_slice(
+    store: Store, plan: BackupPlan, first: int, last: int, per_partition: int = 1, key: Key | None = None
+) -> SliceResult:
     """Write the objects of a slice and its facts, as the engine does."""
     values = digests_of(first, last, per_partition)
     counts, fingerprints = [0] * (last - first + 1), [0] * (last - first + 1)
@@ -100,19 +103,19 @@ def store_slice(store: Store, plan: BackupPlan, first: int, last: int, per_parti
         counts[at] += 1
         fingerprints[at] = (fingerprints[at] + int.from_bytes(value[12:20], "little")) % (1 << 64)
     text = asb_text(values, first_file=first == 0)
-    objects = [_write(store, plan, "records", first, last, zstandard.compress(text, 1), len(values), len(text))]
+    objects = [_write(store, plan, "records", first, last, zstandard.compress(text, 1), len(values), key, len(text))]
     inventory = deleted = None
     if plan.track_deletes:
         ordered = sorted(values, reverse=True)
         run = b"".join(sorted(ordered, key=partition_of))
-        objects.append(_write(store, plan, "digests", first, last, run, len(values)))
+        objects.append(_write(store, plan, "digests", first, last, run, len(values), key))
         inventory = counts
         if plan.kind is Kind.INCREMENTAL:
             gone = sorted((digest(partition_of(v), partition_of(v)) for v in values[:5]), key=partition_of)
             deleted = [0] * len(counts)
             for value in gone:
                 deleted[partition_of(value) - first] += 1
-            objects.append(_write(store, plan, "deleted", first, last, b"".join(gone), len(gone)))
+            objects.append(_write(store, plan, "deleted", first, last, b"".join(gone), len(gone), key))
     result = SliceResult(
         plan_id=plan.id,
         first=first,
@@ -131,10 +134,20 @@ def store_slice(store: Store, plan: BackupPlan, first: int, last: int, per_parti
 
 
 def _write(
-    store: Store, plan: BackupPlan, role: Role, first: int, last: int, data: bytes, records: int, text: int = 0
+    store: Store,
+    plan: BackupPlan,
+    role: Role,
+    first: int,
+    last: int,
+    data: bytes,
+    records: int,
+    key: Key | None,
+    text: int = 0,
 ) -> ObjectEntry:
     name = f"slice_{first:04d}_{last:04d}.asb" if role == "records" else f"{role}_{first:04d}_{last:04d}.bin"
-    stored = store.put(catalog.object_key(plan, name), data)
+    with open_writer(store, catalog.object_key(plan, name), key) as writer:
+        writer.write(data)
+    stored = writer.close()
     assert stored.sha256
     return ObjectEntry(
         name=name,
@@ -148,9 +161,9 @@ def _write(
     )
 
 
-def take_backup(store: Store, plan: BackupPlan, per_partition: int = 1) -> Manifest:
-    """All slices and the commit."""
-    results = [store_slice(store, plan, first, last, per_partition) for first, last in plan.slices]
+def take_backup(store: Store, plan: BackupPlan, per_partition: int = 1, key: Key | None = None) -> Manifest:
+    """All slices and the commit; with a key, which the plan then must name, encrypted."""
+    results = [store_slice(store, plan, first, last, per_partition, key) for first, last in plan.slices]
     manifest = catalog.commit(store, plan, results, plan.started_at + timedelta(minutes=3), "KEY1")
     catalog.delete_slice_results(store, plan)
     return manifest

@@ -27,6 +27,7 @@ from dbops.backups.store import (
 )
 from dbops.connections import ConnectionInfo
 from dbops.errors import FinalError
+from dbops_lab.fault_proxy import Fault, FaultProxy
 
 MIB = 1 << 20
 ODD_KEYS = ["a b/c d.txt", "ü/ñ/日本.bin", "a+b&c=d?e#f%20g<h>/x'y\"z", "plain"]
@@ -281,6 +282,9 @@ class TestWriter:
             writer.abort()
 
 
+KMS_ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
 class TestS3:
     def test_parts_grow_so_that_five_tebibytes_fit(self) -> None:
         sizes = [part_size(number) for number in range(1, 10001)]
@@ -320,6 +324,36 @@ class TestS3:
     def test_an_unknown_checksum_is_refused(self, connect_s3: Callable[..., S3Store]) -> None:
         with pytest.raises(FinalError, match="checksum MD5 is not known; write CRC32, SHA256 or none"):
             connect_s3(checksum="md5")
+
+    @pytest.mark.parametrize(
+        ("kms_key", "expected"),
+        [
+            (None, (None, None)),
+            ("alias/aws/s3", ("aws:kms", None)),
+            ("alias/backups", ("aws:kms", "alias/backups")),
+            (KMS_ARN, ("aws:kms", KMS_ARN)),
+        ],
+    )
+    def test_every_object_is_encrypted_with_the_kms_key(
+        self, s3: S3Store, moto_endpoint: str, kms_key: str | None, expected: tuple[str | None, str | None]
+    ) -> None:
+        store = S3Store(s3.bucket, s3.prefix, s3_connection(moto_endpoint), kms_key=kms_key)
+        store.put("put", b"1")
+        store.put("new", b"1", if_absent=True)
+        for name, size in (("one", 100), ("parts", 9 << 20)):
+            with store.open_writer(name) as writer:
+                writer.write(bytes(size))
+        for name in ("put", "new", "one", "parts"):
+            said = s3.client.head_object(**s3.where(name))
+            assert (said.get("ServerSideEncryption"), said.get("SSEKMSKeyId")) == expected, name
+        assert len(store.get("parts")) == 9 << 20
+
+    def test_a_kms_key_that_refuses_is_named_as_the_cause(self, s3: S3Store, moto_endpoint: str) -> None:
+        with FaultProxy(int(moto_endpoint.rpartition(":")[2])) as proxy:
+            store = S3Store(s3.bucket, s3.prefix, s3_connection(proxy.url), kms_key="alias/gone")
+            proxy.order(Fault("PUT", status=400, code="KMS.NotFoundException"))
+            with pytest.raises(StoreRefused, match=r"the KMS key refused it \(KMS.NotFound.*check `storage.kms_key`"):
+                store.put("a", b"1")
 
     def test_a_missing_bucket_is_named(self, moto_endpoint: str) -> None:
         store = S3Store("no-such-bucket", "x", s3_connection(moto_endpoint))

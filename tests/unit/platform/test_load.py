@@ -106,6 +106,16 @@ def test_the_lab_has_productions_clusters_and_namespaces_and_no_address() -> Non
         assert mine.slices == 8
 
 
+def test_encryption_is_off_until_it_is_asked_for(write: Write) -> None:
+    assert load_platform(DIRECTORY / "production.yaml").storage.encryption is None
+    storage = load_platform(write(changed("storage.encryption", {"mode": "aes256"}))).storage
+    assert storage.encryption
+    assert (storage.encryption.connection, storage.encryption.older_keys) == ("dbops_backup_key", ())
+    key = "1234abcd-12ab-34cd-56ef-1234567890ab"
+    for name in (key, "mrk-" + "0a" * 16, "alias/aws/s3", f"arn:aws:kms:eu-west-1:111122223333:key/{key}"):
+        assert load_platform(write(changed("storage.kms_key", name))).storage.kms_key == name
+
+
 def test_severities_go_to_their_channels() -> None:
     alerts = load_platform(DIRECTORY / "production.yaml").alerts
     assert alerts.channels(Severity.CRITICAL) == ("slack", "pagerduty")
@@ -149,6 +159,22 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("storage.region", "europe", "storage.region: 'europe': string should match"),
     ("storage.replica_region", "eu-west-1", "storage.replica_region: 'eu-west-1': must be another region"),
     ("storage.connection", "a b", "storage.connection: 'a b': string should match"),
+    ("storage.kms_key", "my key", "storage.kms_key: 'my key': is no KMS key; write its id, its ARN, or alias/<name>"),
+    ("storage.kms_key", "backups", "storage.kms_key: 'backups': is no KMS key"),
+    ("storage.kms_key", "arn:aws:s3:::bucket", "storage.kms_key: 'arn:aws:s3:::bucket': is no KMS key"),
+    ("storage.encryption", {}, "storage.encryption.mode: is required"),
+    ("storage.encryption", {"mode": "aes192"}, "storage.encryption.mode: 'aes192': input should be 'aes128' or"),
+    ("storage.encryption", {"mode": "aes128", "key": "x"}, "storage.encryption.key: is no key that is known here"),
+    (
+        "storage.encryption",
+        {"mode": "aes128", "connection": "a", "older_keys": ["b", "a"]},
+        "storage.encryption.older_keys: holds 'a', which is the key in use",
+    ),
+    (
+        "storage.encryption",
+        {"mode": "aes128", "older_keys": ["b", "b"]},
+        "storage.encryption.older_keys[1]: connection 'b' was named before, at [0]",
+    ),
     ("retention.full", 30, "retention.full: 30: is no duration; write a whole number with its unit"),
     ("retention.full", "30 days", "retention.full: '30 days': is no duration"),
     ("retention.full", "-30d", "retention.full: '-30d': is no duration"),
