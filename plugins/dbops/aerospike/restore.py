@@ -30,6 +30,7 @@ from dbops.aerospike.digests import BLOCK, DIGEST
 from dbops.aerospike.drain import Drain, Output, Tally
 from dbops.aerospike.wire import PARTITIONS
 from dbops.backups import catalog, restores
+from dbops.backups.cipher import NO_KEYS, Keys
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import Manifest, ObjectEntry
 from dbops.backups.restores import (
@@ -138,6 +139,7 @@ def plan_restore(
     extra_ttl: timedelta = timedelta(0),
     dry_run: bool = False,
     allow_unverified: bool = False,
+    keys: Keys = NO_KEYS,
 ) -> RestorePlan:
     """Decide what a restore writes, check that the target can take it, and lease the target.
 
@@ -145,6 +147,7 @@ def plan_restore(
     :param id: the restore point; else `at`, a point in time; else the newest.
     :param holder: who takes the lease of the target; the same text in a retry takes it over.
     :raises NotRestorable, BrokenChain: nothing fits, or it was never verified.
+    :raises KeyMissing, WrongKey: a point is encrypted with a key that is not among `keys`.
     :raises TargetNotUsable, UnknownNamespace, ClusterUnreachable, ClusterNotReady: nothing was touched.
     :raises LeaseHeld: a backup of the target or another restore runs.
     """
@@ -162,6 +165,8 @@ def plan_restore(
     if unverified:
         warnings.append(f"{', '.join(unverified)} were never read back")
     manifests = [point.manifest for point in chain]
+    for manifest in manifests:
+        keys.find(manifest.encryption, f"{manifest.cluster}/{manifest.namespace} {manifest.id}")
     if len(manifests) > 1 and manifests[-1].deleted_counts is None:
         warnings.append(
             "this namespace does not track deletes: records that were deleted after the full backup of "
@@ -248,6 +253,7 @@ def restore_slice(
     first: int,
     last: int,
     *,
+    keys: Keys = NO_KEYS,
     on_progress: OnProgress = no_progress,
     connections: int = CONNECTIONS,
 ) -> RestoreSliceResult:
@@ -265,7 +271,7 @@ def restore_slice(
         if not plan.target.is_scratch:
             restores.mark_restored(store, plan)
     with Writer(access, plan, first, last, 0 if plan.dry_run else connections) as writer:
-        reader = _SliceReader(store, plan, chain, first, last, writer, on_progress)
+        reader = _SliceReader(store, plan, chain, first, last, writer, keys, on_progress)
         reader.run()
         writer.finish()
         compared, differing = writer.compare_samples()
@@ -322,9 +328,10 @@ class _SliceReader:
         first: int,
         last: int,
         writer: Writer,
+        keys: Keys,
         on_progress: OnProgress,
     ) -> None:
-        self.store, self.plan, self.chain, self.writer = store, plan, chain, writer
+        self.store, self.plan, self.chain, self.writer, self.keys = store, plan, chain, writer, keys
         self.first, self.last = first, last
         self.on_progress = on_progress
         self.outcomes = dict.fromkeys(("read", "superseded", "deleted", "other_set", "no_bin", "expired"), 0)
@@ -344,7 +351,7 @@ class _SliceReader:
                             read(manifest, entry, first, last, keys, marks)
 
     def _open(self, manifest: Manifest, entry: ObjectEntry) -> StoredStream:
-        return StoredStream(self.store, catalog.object_key(manifest, entry.name), self._on_stored)
+        return StoredStream(self.store, manifest, entry, self.keys, self._on_stored)
 
     def _on_stored(self, size: int) -> None:
         self.progress.stored_bytes += size
@@ -487,14 +494,16 @@ def _names(names: Sequence[str], legacy: bool) -> tuple[Bytes, Ints]:
 # --------------------------------------------------------------------------- finish
 
 
-def restore_definitions(access: Access, store: Store, plan: RestorePlan) -> tuple[list[str], list[str]]:
+def restore_definitions(
+    access: Access, store: Store, plan: RestorePlan, keys: Keys = NO_KEYS
+) -> tuple[list[str], list[str]]:
     """Make the secondary indexes and register the UDFs of the newest point; again = no change. Their names.
 
     :raises RestoreFailed: the target refuses one; names it.
     """
     manifest = catalog.read_manifest(store, plan.cluster, plan.namespace, plan.points[-1])
     entry = next(entry for entry in manifest.objects if entry.role == "records" and entry.first == 0)
-    source = StoredStream(store, catalog.object_key(manifest, entry.name))
+    source = StoredStream(store, manifest, entry, keys)
     preamble = asb.read_header(asb.open_asb(cast(BinaryIO, source)), plan.namespace)
     problems = []
     with Cluster(access) as cluster:
@@ -626,14 +635,14 @@ def run_restore(
     plan: RestorePlan,
     *,
     workers: int,
+    keys: Keys = NO_KEYS,
     on_progress: OnProgress = no_progress,
-    stop: threading.Event | None = None,
 ) -> RestoreReport:
     """All slices of a plan in this process, then definitions and check. For the command line and for drills.
 
     :param workers: slices written at once.
     """
-    stop = stop or threading.Event()
+    stop = threading.Event()
     parts: dict[int, Progress] = {}
 
     def write(number: int) -> None:
@@ -646,7 +655,7 @@ def run_restore(
                 Progress(sum(part.records for part in done), sum(part.stored_bytes for part in done), plan.records)
             )
 
-        restore_slice(access, store, plan, *plan.slices[number], on_progress=show)
+        restore_slice(access, store, plan, *plan.slices[number], keys=keys, on_progress=show)
 
     try:
         with ThreadPoolExecutor(workers, thread_name_prefix="slice") as pool:
@@ -661,7 +670,7 @@ def run_restore(
                 raise
         definitions: tuple[list[str], list[str]] = ([], [])
         if not plan.dry_run:
-            definitions = restore_definitions(access, store, plan)
+            definitions = restore_definitions(access, store, plan, keys)
         return check_restore(access, store, plan, definitions)
     finally:
         release_target(store, plan)

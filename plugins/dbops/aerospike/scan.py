@@ -20,8 +20,8 @@ def scan_records(
     counts: NDArray[np.int64],
     fingerprints: NDArray[np.uint64],
     on_records: Callable[[int], None] = lambda records: None,
-) -> int:
-    """Check all records strictly; how many bytes of text there are.
+) -> tuple[int, int]:
+    """Check all records strictly; how many bytes of text there are, and how many records that expire some day.
 
     :param preamble: what `asb.read_header` took from `text`.
     :param counts: per partition, added to.
@@ -42,7 +42,7 @@ def scan_records(
         on_records(int(state[kernel.RECORDS]) - seen)
         seen = int(state[kernel.RECORDS])
         if status == kernel.DONE:
-            return before + end
+            return before + end, int(state[kernel.EXPIRING])
         if status == kernel.BROKEN:
             raise asb.AsbError(
                 f"record {seen + 1}, text byte {before + int(state[kernel.OFFSET])}: found "

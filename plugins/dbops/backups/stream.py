@@ -1,23 +1,38 @@
-"""A stored object as a file: read once, hashed and counted on its way."""
+"""An object of a restore point as a file: read once, decrypted if need be, its stored bytes hashed on their way."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
+from dbops.backups.catalog import object_key
+from dbops.backups.cipher import Keys, open_object
+from dbops.backups.manifest import Manifest, ObjectEntry
 from dbops.backups.store import Store
 
 
 class StoredStream(io.RawIOBase):
-    """The bytes of an object, in the order in which they are stored.
+    """The bytes of an object in their order.
 
-    :param on_stored: told the size of each block that arrives.
+    :param keys: None when the object cannot be decrypted here: then the file is what is stored.
+    :param on_stored: told the size of each stored block that arrives; may raise to stop.
     """
 
-    def __init__(self, store: Store, key: str, on_stored: Callable[[int], None] = lambda size: None) -> None:
-        self._chunks = store.read(key)
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        entry: ObjectEntry,
+        keys: Keys | None,
+        on_stored: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._chunks: Iterator[bytes] = (
+            map(self._count, store.read(object_key(manifest, entry.name)))
+            if keys is None
+            else open_object(store, manifest, entry, keys, self._count)
+        )
         self._on_stored = on_stored
         self._left = memoryview(b"")
         self._hash = hashlib.sha256()
@@ -29,15 +44,17 @@ class StoredStream(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         view = memoryview(cast(bytearray, buffer)).cast("B")
         if not self._left:
-            chunk = next(self._chunks, b"")
-            self._hash.update(chunk)
-            self.size += len(chunk)
-            self._on_stored(len(chunk))
-            self._left = memoryview(chunk)
+            self._left = memoryview(next(self._chunks, b""))
         size = min(len(view), len(self._left))
         view[:size] = self._left[:size]
         self._left = self._left[size:]
         return size
+
+    def _count(self, stored: bytes) -> bytes:
+        self._hash.update(stored)
+        self.size += len(stored)
+        self._on_stored(len(stored))
+        return stored
 
     def sha256(self) -> str:
         """Hex, of the whole object: what nobody has read yet is read now."""

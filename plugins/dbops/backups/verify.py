@@ -4,8 +4,6 @@ manifest says?
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import re
 import threading
@@ -21,10 +19,11 @@ from numpy.typing import NDArray
 
 from dbops.aerospike import asb
 from dbops.aerospike.scan import scan_records
-from dbops.backups.catalog import RestorePoint, object_key, verified_key
-from dbops.backups.cipher import NO_KEYS, KeyMissing, Keys, NotEncrypted, WrongKey, open_object
+from dbops.backups.catalog import RestorePoint, verified_key
+from dbops.backups.cipher import NO_KEYS, KeyMissing, Keys, NotEncrypted, WrongKey
 from dbops.backups.manifest import DIGEST_SIZE, PARTITIONS, Manifest, ObjectEntry, Verified
 from dbops.backups.store import NotFound, Store, StoreRefused
+from dbops.backups.stream import StoredStream
 from dbops.errors import FinalError
 
 log = logging.getLogger(__name__)
@@ -68,6 +67,8 @@ class VerifyReport:
     bytes: int
     seconds: float
     unread: KeyMissing | WrongKey | None = None
+    expiring: int = 0
+    """Records that expire some day."""
 
     @property
     def conclusive(self) -> bool:
@@ -82,6 +83,7 @@ class _Finding:
     problems: list[str] = field(default_factory=list)
     records: int = 0
     bytes: int = 0
+    expiring: int = 0
     found: bool = True
 
 
@@ -141,12 +143,19 @@ def verify(
         bytes=sum(finding.bytes for finding in findings),
         seconds=time.monotonic() - started,
         unread=unread,
+        expiring=sum(finding.expiring for finding in findings),
     )
     return _remember(store, point, report) if report.conclusive else report
 
 
 def _remember(store: Store, point: RestorePoint, report: VerifyReport) -> VerifyReport:
-    verified = Verified(at=report.at, manifest_sha256=point.manifest_sha256, ok=report.ok, problems=report.problems)
+    verified = Verified(
+        at=report.at,
+        manifest_sha256=point.manifest_sha256,
+        ok=report.ok,
+        problems=report.problems,
+        expiring=None if report.unread else report.expiring,
+    )
     try:
         store.put(verified_key(point.cluster, point.namespace, point.id), verified.to_json())
     except StoreRefused as error:
@@ -174,6 +183,12 @@ class _Track:
         self._progress = VerifyProgress(total_bytes=total_bytes)
         self.stopped = False
 
+    def stored(self, size: int) -> None:
+        """So many stored bytes of some object have arrived."""
+        if self.stopped:
+            raise StopReading
+        self.add(done_bytes=size)
+
     def add(self, done_bytes: int = 0, records: int = 0, objects: int = 0) -> None:
         with self._lock:
             now = self._progress
@@ -186,58 +201,13 @@ class _Track:
             self._on_progress(self._progress)
 
 
-class _Source(io.RawIOBase):
-    """An object as a file, decrypted if need be; its stored bytes are hashed and counted on their way.
-
-    :param keys: None when the object cannot be decrypted here: then the file is what is stored.
-    """
-
-    def __init__(self, store: Store, manifest: Manifest, entry: ObjectEntry, keys: Keys | None, track: _Track) -> None:
-        self._chunks: Iterator[bytes] = (
-            map(self._count, store.read(object_key(manifest, entry.name)))
-            if keys is None
-            else open_object(store, manifest, entry, keys, self._count)
-        )
-        self._track = track
-        self._left = memoryview(b"")
-        self._hash = hashlib.sha256()
-        self.size = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        if not self._left:
-            if self._track.stopped:
-                raise StopReading
-            self._left = memoryview(next(self._chunks, b""))
-        size = min(len(view), len(self._left))
-        view[:size] = self._left[:size]
-        self._left = self._left[size:]
-        return size
-
-    def _count(self, stored: bytes) -> bytes:
-        self._hash.update(stored)
-        self.size += len(stored)
-        self._track.add(done_bytes=len(stored))
-        return stored
-
-    def sha256(self) -> str:
-        """Of the whole object: what nobody has read yet is read now."""
-        block = bytearray(1 << 20)
-        while self.readinto(block):
-            pass
-        return self._hash.hexdigest()
-
-
 class StopReading(Exception):
     """Another object of the restore point could not be read: the store is gone."""
 
 
 def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, keys: Keys | None, track: _Track) -> _Finding:
     finding = _Finding()
-    source = _Source(store, manifest, entry, keys, track)
+    source = StoredStream(store, manifest, entry, keys, track.stored)
     counts = np.zeros(PARTITIONS, np.int64)
     try:
         if keys is not None:
@@ -264,7 +234,7 @@ def _check_object(store: Store, manifest: Manifest, entry: ObjectEntry, keys: Ke
 def _check_content(
     manifest: Manifest,
     entry: ObjectEntry,
-    source: _Source,
+    source: StoredStream,
     counts: NDArray[np.int64],
     finding: _Finding,
     track: _Track,
@@ -282,7 +252,7 @@ def _check_content(
 def _check_records(
     manifest: Manifest,
     entry: ObjectEntry,
-    source: _Source,
+    source: StoredStream,
     counts: NDArray[np.int64],
     finding: _Finding,
     track: _Track,
@@ -291,7 +261,9 @@ def _check_records(
     try:
         text = asb.open_asb(cast(BinaryIO, source))
         preamble = asb.read_header(text, manifest.namespace)
-        size = scan_records(text, preamble, counts, fingerprints, lambda records: track.add(records=records))
+        size, finding.expiring = scan_records(
+            text, preamble, counts, fingerprints, lambda records: track.add(records=records)
+        )
     except asb.AsbError as error:
         finding.problems.append(f"{entry.name}: is no whole .asb file: {error}; {_DO}")
         return
@@ -325,7 +297,7 @@ def _check_records(
 def _check_digests(
     manifest: Manifest,
     entry: ObjectEntry,
-    source: _Source,
+    source: StoredStream,
     counts: NDArray[np.int64],
     finding: _Finding,
     track: _Track,
