@@ -9,7 +9,7 @@ which only a point older than the window reaches, can be restored too.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -66,6 +66,8 @@ class Decision:
     point: Point
     keep: bool
     reason: str
+    needs: str | None = None
+    """Id of the point that it builds on, which must not go before it."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class RetentionPlan:
     decisions: tuple[Decision, ...]
     approval: str | None
     """Why a person has to look at it before anything goes; None when it may go by itself."""
+    newest_full: datetime | None
+    """Snapshot of the newest verified full: what the next plan is told as `last_full` when this one is carried out."""
 
     @property
     def keep(self) -> list[Decision]:
@@ -235,7 +239,9 @@ class _Decided:
     def plan(self) -> RetentionPlan:
         decisions = []
         for index, (point, reason) in enumerate(zip(self.points, self.reasons, strict=True)):
-            decisions.append(Decision(point, reason is not None, reason or self._why_expired(index)))
+            known = self.needs[index]
+            needs = None if known is None else self.points[known].id
+            decisions.append(Decision(point, reason is not None, reason or self._why_expired(index), needs))
         gone = sum(not decision.keep for decision in decisions)
         approval = None
         if gone > self.policy.max_share * len(decisions):
@@ -243,7 +249,8 @@ class _Decided:
                 f"{gone} of {len(decisions)} restore points would go, {gone / len(decisions):.0%}; more than "
                 f"{self.policy.max_share:.0%} at once needs a person's approval"
             )
-        return RetentionPlan(tuple(decisions), approval)
+        newest = self.points[self.verified_fulls[-1]].snapshot_at if self.verified_fulls else None
+        return RetentionPlan(tuple(decisions), approval, newest)
 
     def _why_expired(self, index: int) -> str:
         point = self.points[index]
@@ -261,11 +268,3 @@ def _age(value: timedelta) -> str:
         return f"{value // _DAY} d"
     seconds = int(value.total_seconds())
     return f"{seconds // 3600} h" if seconds >= 3600 else f"{seconds // 60} min" if seconds >= 60 else f"{seconds} s"
-
-
-def in_words(decisions: Sequence[Decision], most: int = 200) -> str:
-    """One line for each decision, as Markdown; the first ones when there are many."""
-    lines = [f"- `{decision.point.id}` {decision.reason}" for decision in decisions[:most]]
-    if len(decisions) > most:
-        lines.append(f"- and {len(decisions) - most} more")
-    return "\n".join(lines)

@@ -81,6 +81,17 @@ def record_verification(
         return session.get(RestorePoint, (cluster, namespace, id)) is not None
 
 
+def record_expired(engine: Engine, cluster: str, namespace: str, id: str, at: datetime) -> None:
+    """Remember that a restore point is gone; one that is unknown, or known to be gone, stays as it is."""
+    with transaction(engine) as session:
+        session.execute(
+            update(RestorePoint)
+            .where(RestorePoint.cluster == cluster, RestorePoint.namespace == namespace, RestorePoint.id == id)
+            .where(RestorePoint.gone_at.is_(None))
+            .values(gone_at=at)
+        )
+
+
 def record_check(
     engine: Engine,
     *,
