@@ -32,12 +32,10 @@ PLACE = ("eu", "bidder")
 HOME = backup_prefix(*PLACE)
 
 
-@pytest.fixture(params=["s3", "versioned", "local"])
+@pytest.fixture(params=["s3", "local"])
 def store(request: pytest.FixtureRequest, lab_s3: LabS3, tmp_path: Path) -> Store:
     if request.param == "local":
         return LocalStore(tmp_path / "store")
-    if request.param == "versioned":
-        return bucket(lab_s3, versioned=True)
     return S3Store(lab_s3.bucket, lab_s3.new_prefix(), lab_s3.connection)
 
 
@@ -387,7 +385,7 @@ class TestKilled:
         while True:
             steps += 1
             store: Store = LocalStore(tmp_path / str(steps))
-            if steps % 4 == 0:
+            if steps % 6 == 0:
                 store = S3Store(lab_s3.bucket, lab_s3.new_prefix(), lab_s3.connection)
             for item in template.list(""):
                 store.put(item.key, template.get(item.key))
