@@ -105,6 +105,8 @@ class Outcome:
     """What became of a plan."""
 
     expired: list[str] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    """What the plan lets go and an earlier try has deleted."""
     finished: list[str] = field(default_factory=list)
     """Deletions that an earlier run had begun."""
     skipped: dict[str, str] = field(default_factory=dict)
@@ -320,7 +322,8 @@ def expire(
     :param key: where the plan is stored.
     :param holder: who takes the namespace's lease; the same text in a retry.
     :param approved: a person has agreed to `plan.approval`.
-    :param on_point: called after each point with `done`, `skipped` or `failed`, and the reason.
+    :param on_point: called after each point with `done` (also when an earlier try did it), `skipped` or `failed`, and
+        the reason.
     :raises MassExpiry: the plan needs an approval and has none.
     :raises LeaseHeld: a backup of the namespace runs.
     """
@@ -345,7 +348,9 @@ def _expire(store: Store, plan: ExpiryPlan, key: str, lease: Lease, now: datetim
     for item in plan.expire:
         seen = there.get(item.id)
         if seen is None:
-            continue  # an earlier try has deleted it
+            outcome.gone.append(item.id)
+            on_point(item, "done", item.reason)
+            continue
         why = seen.reason if seen.keep else blocked.get(item.id)
         if why is None:
             lease.renew()

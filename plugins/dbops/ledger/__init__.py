@@ -6,6 +6,7 @@ from dbops.ledger.record import (
     record_action,
     record_check,
     record_expired,
+    record_expiry,
     record_restore_point,
     record_verification,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "record_check",
     "record_delivery",
     "record_expired",
+    "record_expiry",
     "record_restore_point",
     "record_verification",
     "resolve_incident",

@@ -146,6 +146,34 @@ def record_action(
         session.execute(statement.on_conflict_do_update(constraint="action_once", set_=values))
 
 
+def record_expiry(
+    engine: Engine,
+    cluster: str,
+    namespace: str,
+    id: str,
+    *,
+    run: str,
+    at: datetime,
+    outcome: Outcome,
+    message: str,
+    details: Mapping[str, Any],
+) -> None:
+    """Remember what became of a restore point that a plan let go, and if it is gone, that it is."""
+    record_action(
+        engine,
+        name="expire",
+        target=f"{cluster}/{namespace}/{id}",
+        run=run,
+        started_at=at,
+        finished_at=at,
+        outcome=outcome,
+        message=message,
+        details=details,
+    )
+    if outcome == "done":
+        record_expired(engine, cluster, namespace, id, at)
+
+
 def failures_of(engine: Engine, run: str, most: int = 5) -> list[tuple[str, str]]:
     """Target and message of what failed in a run; the first failure first, since it caused the others."""
     failed = select(Action.target, Action.message).where(Action.run == run, Action.outcome == "failed")
