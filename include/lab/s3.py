@@ -3,8 +3,9 @@
 `python -m dbops_lab.s3 --port P --bucket NAME`. Its state is lost when it ends. `POST /lab/faults` takes a
 list of `{"method": "PUT", "key": regex, "status": 503, "times": 2, "delay": 0.5, "reset_after": 65536}`. The
 first entry that matches path and query and has `times` left is applied: `delay` (seconds) waits first,
-`status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection. An
-empty list ends all faults.
+`status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection, `headers`
+(`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. An empty list ends
+all faults.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class Faults:
         time.sleep(order.get("delay", 0))
         if "reset_after" in order:
             _reset(environ, order["reset_after"])
+        if "headers" in order:
+            more = list(order["headers"].items())
+            return self._app(environ, lambda status, headers, *rest: start_response(status, [*headers, *more], *rest))
         if "status" not in order:
             return self._app(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

@@ -32,7 +32,15 @@ RETRY_POLICY = ExceptionRetryPolicy(
             exception="dbops.errors.FinalError",
             action=RetryAction.FAIL,
             reason="trying again cannot help: the error says what to change",
-        )
+        ),
+        RetryRule(
+            exception=[
+                "airflow.providers.standard.exceptions.HITLRejectException",
+                "airflow.providers.standard.exceptions.HITLTimeoutError",
+            ],
+            action=RetryAction.FAIL,
+            reason="a person has refused, or nobody has answered in time: it is not asked again",
+        ),
     ]
 )
 DEFAULT_ARGS = {

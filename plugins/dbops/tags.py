@@ -9,5 +9,6 @@ class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     BACKUP = "backup"
     VERIFY = "verify"
+    RETENTION = "retention"
     CRITICAL = "critical"
     WARNING = "warning"

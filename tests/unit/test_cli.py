@@ -242,7 +242,13 @@ def test_check_as_json_holds_the_platform_next_runs_and_the_proof() -> None:
     found: dict[str, Any] = json.loads(text)
     assert code == 0
     assert found["valid"] is found["ok"] is True
-    assert found["platform"]["retention"] == {"full": "30d", "incremental": "30d"}
+    assert found["platform"]["retention"] == {
+        "full": "30d",
+        "incremental": "30d",
+        "floor": 2,
+        "max_share": 0.5,
+        "grace": "1d",
+    }
     assert [proof["worst_seconds"] for proof in found["rpo"]] == [6 * 3600 + 31 * 60] * 2
     runs = [datetime.fromisoformat(at) for at in found["next_runs"]["eu"]["incremental"]]
     assert all(at > datetime.now(UTC) and at.hour in {0, 6, 12, 18} and at.minute == 0 for at in runs)

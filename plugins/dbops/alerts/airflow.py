@@ -129,6 +129,33 @@ def remember_error(context: Context) -> None:
         )
 
 
+def approval_wanted(context: Context, what: str, runbook: str) -> None:
+    """Tell that a task of this run waits for a person; `approval_over` ends it.
+
+    :param what: what is to be decided, in words.
+    """
+    with _unharmed("the alert of an approval that is waited for"):
+        dag_id, run_id = _run(context)
+        shown = what if len(what) <= LONGEST_ERROR else what[:LONGEST_ERROR] + " …"
+        notify(
+            Alert(
+                severity=Severity.WARNING,
+                key=_approval(dag_id),
+                title=f"{dag_id} waits for an approval",
+                what=f"Approve or reject in Airflow under Required Actions.\n{shown}",
+                run_url=_run_url(dag_id, run_id),
+                runbook=runbook,
+            )
+        )
+
+
+def approval_over(context: Context) -> None:
+    """A person has decided, or it was waited for long enough."""
+    with _unharmed("the end of the alert of an approval"):
+        dag_id, run_id = _run(context)
+        resolve(_approval(dag_id), _run_url(dag_id, run_id))
+
+
 def notify(alert: Alert) -> None:
     """Raise an alert from a task or callback."""
     with _unharmed(f"alert {alert.key}"):
@@ -285,6 +312,10 @@ def _failed(dag_id: str) -> str:
 
 def _late(dag_id: str) -> str:
     return f"late/{dag_id}"
+
+
+def _approval(dag_id: str) -> str:
+    return f"approval/{dag_id}"
 
 
 def _run_key(dag_id: str, run_id: str) -> str:

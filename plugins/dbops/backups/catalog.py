@@ -113,6 +113,11 @@ def verified_key(cluster: str, namespace: str, id: str) -> str:
     return f"{backup_prefix(cluster, namespace, id)}verified.json"
 
 
+def expired_key(cluster: str, namespace: str, id: str) -> str:
+    """The manifest's bytes under another name, while a restore point is deleted: without its manifest it is none."""
+    return f"{backup_prefix(cluster, namespace, id)}expired.json"
+
+
 def _result_key(plan: BackupPlan, first: int, last: int) -> str:
     return object_key(plan, f"slice_{first:04d}_{last:04d}.json")
 
@@ -142,7 +147,7 @@ def find(store: Store, cluster: str, namespace: str, id: str) -> RestorePoint:
 
 
 def uncommitted(store: Store, cluster: str, namespace: str) -> list[Attempt]:
-    """Backups that left objects and no manifest, the oldest first."""
+    """Backups that left objects and no manifest, the oldest first; not those whose deletion has begun."""
     return sorted(
         (
             attempt
@@ -153,6 +158,19 @@ def uncommitted(store: Store, cluster: str, namespace: str) -> list[Attempt]:
         ),
         key=lambda attempt: attempt.id,
     )
+
+
+def half_deleted(store: Store, cluster: str, namespace: str) -> list[str]:
+    """Ids of restore points whose deletion was begun and has not ended, the oldest first."""
+
+    def begun(id: str) -> bool:
+        return (
+            store.head(manifest_key(cluster, namespace, id)) is None
+            and store.head(expired_key(cluster, namespace, id)) is not None
+        )
+
+    ids = sorted(_ids(store, cluster, namespace))
+    return [id for id, found in zip(ids, _parallel(begun, ids), strict=True) if found]
 
 
 def read_manifest(store: Store, cluster: str, namespace: str, id: str) -> Manifest:
@@ -235,6 +253,8 @@ def _attempt(store: Store, cluster: str, namespace: str, id: str) -> Attempt | N
     prefix = backup_prefix(cluster, namespace, id)
     count, size, last = 0, 0, datetime.min.replace(tzinfo=UTC)
     for item in store.list(prefix):
+        if item.key == expired_key(cluster, namespace, id):
+            return None
         count, size = count + 1, size + item.size
         last = max(last, item.modified_at or last)
     return Attempt(id, prefix, count, size, last) if count else None
@@ -268,6 +288,15 @@ def chain(points: Iterable[RestorePoint], id: str) -> list[RestorePoint]:
             f"{links[-1].id}; choose an older point"
         )
     return links[::-1]
+
+
+def link_problem(parent: RestorePoint, child: RestorePoint) -> str | None:
+    """Why an incremental cannot be restored onto its parent; None when it can. Both have readable manifests."""
+    try:
+        _check_link(child.id, parent, child)
+    except BrokenChain as error:
+        return str(error)
+    return None
 
 
 def _check_link(id: str, parent: RestorePoint, child: RestorePoint) -> None:

@@ -1,14 +1,16 @@
-"""`dbops backup ...`: take, list, show and verify backups, with Airflow up or down."""
+"""`dbops backup ...`: take, list, show, verify, pin and expire backups, with Airflow up or down."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dbops.connections import ConnectionMissing, from_env
-from dbops.errors import DbopsError
+from dbops.errors import ConfigurationError, DbopsError
 from dbops.platform import AerospikeCluster, Platform, duration_text, load_platform
 
 if TYPE_CHECKING:
@@ -27,12 +29,14 @@ if TYPE_CHECKING:
     from dbops.aerospike.cluster import Access
     from dbops.backups.catalog import RestorePoint
     from dbops.backups.cipher import Keys
+    from dbops.backups.expire import ExpiryPlan, PlanItem
     from dbops.backups.store import Store
 
-app = typer.Typer(help="Take, list, show and verify backups.", no_args_is_help=True)
+app = typer.Typer(help="Take, list, show, verify, pin and expire backups.", no_args_is_help=True)
 
 Cluster = Annotated[str, typer.Argument(help="Cluster of the platform file, for example eu.")]
 NamespaceName = Annotated[str, typer.Argument(help="Namespace of the cluster.")]
+Point = Annotated[str, typer.Argument(help="Its id, from `dbops backup list`.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
 
 errors = Console(stderr=True, highlight=False)
@@ -118,13 +122,18 @@ def list_points(
 ) -> None:
     """List restore points, the newest last, with whether each can be restored."""
     from dbops.backups import catalog
+    from dbops.backups.in_use import pins
 
     platform = load_platform()
     store = _store(platform)
     rows = []
     for name, place in _places(platform, cluster, namespace):
         points = catalog.restore_points(store, name, place)
-        rows += [_row(point, catalog.why_not_restorable(points, point.id)) for point in points]
+        pinned = pins(store, name, place, [point.id for point in points])
+        rows += [
+            _row(point, catalog.why_not_restorable(points, point.id)) | {"pinned": pinned.get(point.id)}
+            for point in points
+        ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
@@ -138,7 +147,7 @@ def list_points(
 def show(
     cluster: Cluster,
     namespace: NamespaceName,
-    point: Annotated[str, typer.Argument(help="Its id, from `dbops backup list`.")],
+    point: Point,
     as_json: Json = False,
 ) -> None:
     """Show one restore point: what it holds, what it builds on, its objects."""
@@ -233,7 +242,176 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def pin(
+    cluster: Cluster,
+    namespace: NamespaceName,
+    point: Point,
+    reason: Annotated[str, typer.Option(help="Why it has to stay; people will read it.")],
+) -> None:
+    """Keep a restore point, and all that it builds on, until it is unpinned.
+
+    Exit codes: 0 it is pinned; 1 there is no such restore point; 2 wrong usage or configuration.
+    """
+    from dbops.backups import in_use
+
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    platform = load_platform()
+    platform.aerospike.cluster(cluster).namespace(namespace)
+    found = in_use.pin(_store(platform), cluster, namespace, point, by=_who(), reason=reason.strip())
+    typer.echo(f"{cluster}/{namespace} {point} is pinned {found}")
+
+
+@app.command()
+def unpin(cluster: Cluster, namespace: NamespaceName, point: Point) -> None:
+    """Let a restore point expire as others do.
+
+    Exit codes: 0 it is not pinned any more, or was not; 1 there is no such restore point; 2 wrong usage or
+    configuration.
+    """
+    from dbops.backups import in_use
+
+    platform = load_platform()
+    platform.aerospike.cluster(cluster).namespace(namespace)
+    was = in_use.unpin(_store(platform), cluster, namespace, point)
+    typer.echo(f"{cluster}/{namespace} {point} {'is not pinned any more' if was else 'was not pinned'}")
+
+
+@app.command()
+def retention(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    plan_only: Annotated[
+        bool, typer.Option("--plan", help="Show what would expire, what stays, and why; delete nothing.")
+    ] = False,
+    confirmation: Annotated[
+        str | None,
+        typer.Option("--yes", help="The text that would have to be typed, for use in scripts. Another text: nothing."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Expire restore points that are kept long enough, after a typed confirmation, and sweep up what is left over.
+
+    Exit codes: 0 done, or nothing to do; 1 something was not deleted, or not confirmed; 2 wrong usage or configuration.
+    """
+    from dbops.backups.expire import plan_namespace
+
+    if as_json and not plan_only and confirmation is None:
+        raise typer.BadParameter("asks nothing: add --plan, or --yes with the text", param_hint="--json")
+    platform = load_platform()
+    store, holder = _store(platform), f"dbops backup retention by {_who()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
+    plans = [
+        plan_namespace(
+            store, name, place, platform.aerospike.cluster(name).namespace(place).retention, by=f"dbops, {_who()}"
+        )
+        for name, place in _places(platform, cluster, namespace)
+    ]
+    done: list[dict[str, Any]] = [{"plan": plan.model_dump(mode="json")} for plan in plans]
+    if not as_json:
+        _print_rows("Restore points", [_plan_row(plan.name, item) for plan in plans for item in plan.items])
+        for plan in plans:
+            if plan.approval:
+                errors.print(f"[yellow]{plan.name}:[/] {escape(plan.approval)}")
+    failed = False
+    if not plan_only:
+        _confirm(plans, confirmation)
+        ledger = _ledger(platform)
+        for plan, row in zip(plans, done, strict=True):
+            grace = platform.aerospike.cluster(plan.cluster).namespace(plan.namespace).retention.grace
+            try:
+                row |= _expire(store, ledger, plan, holder, grace, quiet=as_json)
+            except DbopsError as problem:
+                row["error"] = str(problem)
+                errors.print(f"[red]{plan.name}:[/] {escape(str(problem))}")
+            failed = failed or bool(row.get("error") or row.get("failed"))
+    if as_json:
+        typer.echo(json.dumps(done, indent=2))
+    if failed:
+        raise typer.Exit(1)
+
+
+def _plan_row(name: str, item: PlanItem) -> dict[str, Any]:
+    return {
+        "namespace": name,
+        "id": item.id,
+        "stored_bytes": item.stored_bytes,
+        "what": "stays" if item.keep else "EXPIRES",
+        "why": item.reason,
+    }
+
+
+def _confirm(plans: list[ExpiryPlan], given: str | None) -> None:
+    """A person, or a script that knows the number, agrees to what is about to be deleted.
+
+    :raises Exit: not so; nothing was deleted.
+    """
+    count = sum(len(plan.expire) for plan in plans)
+    if not count:
+        return
+    many = "mass " if any(plan.approval for plan in plans) else ""
+    wanted = f"{many}expire {count} restore point{'s' if count > 1 else ''}"
+    if given is None:
+        try:
+            given = typer.prompt(f"Type '{wanted}' to go on", err=True, default="", show_default=False)
+        except typer.Abort:
+            given = ""
+        if given != wanted:
+            errors.print("not confirmed: nothing was deleted")
+            raise typer.Exit(1)
+    elif given != wanted:
+        raise ConfigurationError(f"--yes is {given!r}, the plan asks for {wanted!r}: nothing was deleted")
+
+
+def _expire(
+    store: Store, ledger: Engine | None, plan: ExpiryPlan, holder: str, grace: timedelta, *, quiet: bool
+) -> dict[str, Any]:
+    """Carry out what was confirmed, then sweep."""
+    from dbops.backups.expire import expire, store_plan, sweep
+    from dbops.ledger import record_expiry
+
+    unwritten: list[DbopsError] = []
+    key = store_plan(store, plan) if plan.expire else ""
+
+    def remember(item: PlanItem, outcome: Any, message: str) -> None:
+        if not quiet:
+            errors.print(f"{plan.name} {item.id}: {escape('expired' if outcome == 'done' else message)}")
+        if ledger is None or unwritten:
+            return
+        try:
+            record_expiry(
+                ledger,
+                plan.cluster,
+                plan.namespace,
+                item.id,
+                run=holder,
+                at=datetime.now(UTC),
+                outcome=outcome,
+                message=message,
+                details={"plan": f"{store.url}/{key}", "stored_bytes": item.stored_bytes},
+            )
+        except DbopsError as problem:
+            unwritten.append(problem)
+            errors.print(f"[yellow]not in the ledger[/] (`dbops ledger rebuild` later): {escape(str(problem))}")
+
+    result: dict[str, Any] = {}
+    if plan.expire:
+        outcome = expire(store, plan, key, holder=holder, approved=True, on_point=remember)
+        result = asdict(outcome)
+    swept = asdict(sweep(store, plan.cluster, plan.namespace, grace, holder=holder))
+    result["failed"] = {**result.get("failed", {}), **swept.pop("failed")}
+    return result | {"stored_as": key or None, "swept": swept}
+
+
 # ------------------------------------------------------------------------------ parts
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        user = f"user {os.getuid()}"
+    return f"{user} on {socket.gethostname()}"
 
 
 def _store(platform: Platform) -> Store:

@@ -71,6 +71,17 @@ class StoredObject:
     modified_at: datetime | None
 
 
+@dataclass(frozen=True)
+class Protection:
+    """What the bucket does for an object besides keeping it."""
+
+    locked_until: datetime | None = None
+    """Object Lock: before, no version of it can be removed."""
+    legal_hold: bool = False
+    replication: str | None = None
+    """PENDING, COMPLETED, FAILED, REPLICA; None when no replication rule applies to it."""
+
+
 class ObjectWriter(ABC):
     """A new object, written as a stream; nobody sees it before `close` returns.
 
@@ -125,7 +136,11 @@ class Store(Protocol):
 
     def delete(self, keys: Iterable[str]) -> None: ...
 
-    def abort_uploads(self, prefix: str) -> int: ...
+    def abort_uploads(self, prefix: str, before: datetime | None = None) -> int: ...
+
+    def has_locks(self) -> bool: ...
+
+    def protection(self, key: str) -> Protection: ...
 
 
 class StorageSettings(Protocol):
@@ -195,6 +210,7 @@ _BUSY = {
     "ThrottlingException",
     "TooManyRequests",
 }
+_NO_LOCKS = {"ObjectLockConfigurationNotFoundError", "NotImplemented", "MethodNotAllowed", "501", "405"}
 _UNDERSTOOD = {
     "aws_session_token",
     "checksum",
@@ -465,17 +481,64 @@ class S3Store:
                 raise StoreRefused(f"{text}; allow s3:DeleteObject or lift the lock")
             raise StoreUnavailable(f"{text}; try again")
 
-    def abort_uploads(self, prefix: str) -> int:
-        """Drop the unfinished uploads under a prefix, which nobody sees but somebody pays for; how many."""
+    def abort_uploads(self, prefix: str, before: datetime | None = None) -> int:
+        """Drop the unfinished uploads under a prefix, which nobody sees but somebody pays for; how many.
+
+        :param before: only those that were begun before.
+        """
         count = 0
         for page in self._pages("list_multipart_uploads", prefix):
             for upload in page.get("Uploads", ()):
+                if before is not None and upload["Initiated"] >= before:
+                    continue
                 with _s3_errors("abort the upload of", self, upload["Key"][len(self.prefix) :]):
                     self.client.abort_multipart_upload(
                         Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                     )
                 count += 1
         return count
+
+    def has_locks(self) -> bool:
+        """Whether the bucket can lock objects at all."""
+        with _s3_errors("read the Object Lock configuration of", self, ""):
+            try:
+                answer = self.client.get_object_lock_configuration(Bucket=self.bucket)
+            except Exception as error:
+                if _code(error) in _NO_LOCKS:
+                    return False
+                raise
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
+
+    def protection(self, key: str) -> Protection:
+        """:raises NotFound: there is no such object."""
+        _check_key(self.url, key)
+        with _s3_errors("look up", self, key):
+            answer = self.client.head_object(**self.where(key))
+        until = answer.get("ObjectLockRetainUntilDate")
+        return Protection(
+            until.astimezone(UTC) if until else None,
+            answer.get("ObjectLockLegalHoldStatus") == "ON",
+            answer.get("ReplicationStatus"),
+        )
+
+    def lifecycle(self) -> dict[str, Any]:
+        """The bucket's lifecycle configuration, as S3 answers it; no rules when there is none."""
+        with _s3_errors("read the lifecycle of", self, ""):
+            try:
+                answer = self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket)
+            except Exception as error:
+                if _code(error) == "NoSuchLifecycleConfiguration":
+                    return {"Rules": []}
+                raise
+        return {name: answer[name] for name in ("Rules", "TransitionDefaultMinimumObjectSize") if name in answer}
+
+    def set_lifecycle(self, configuration: dict[str, Any]) -> None:
+        """Replace the whole configuration by another one of the form that `lifecycle` gives."""
+        more = {name: value for name, value in configuration.items() if name != "Rules"}
+        with _s3_errors("write the lifecycle of", self, ""):
+            self.client.put_bucket_lifecycle_configuration(
+                Bucket=self.bucket, LifecycleConfiguration={"Rules": configuration["Rules"]}, **more
+            )
 
     def _pages(self, operation: str, prefix: str, **options: str) -> Iterator[dict[str, Any]]:
         pages = iter(
@@ -806,17 +869,28 @@ class LocalStore:
                 if error.errno != errno.ENOTEMPTY:
                     raise _local_error("delete", path, error) from error
 
-    def abort_uploads(self, prefix: str) -> int:
-        """Remove the temporary files that killed writers left under a prefix; how many there were."""
+    def abort_uploads(self, prefix: str, before: datetime | None = None) -> int:
+        """Remove the temporary files that killed writers left under a prefix; how many there were.
+
+        :param before: only those that were last written to before.
+        """
         count = 0
         for path in self._walk(prefix):
             if path.name.startswith(".") and path.name.endswith(".part"):
                 parent = path.parent.relative_to(self.directory).as_posix()
                 key = path.name[1:-22] if parent == "." else f"{parent}/{path.name[1:-22]}"
-                if key.startswith(prefix):
+                if key.startswith(prefix) and (before is None or _written_before(path, before)):
                     path.unlink(missing_ok=True)
                     count += 1
         return count
+
+    def has_locks(self) -> bool:
+        """Never: a directory locks nothing."""
+        return False
+
+    def protection(self, key: str) -> Protection:
+        """None at all."""
+        return Protection()
 
     def _walk(self, prefix: str) -> Iterator[Path]:
         def refuse(error: OSError) -> None:
@@ -934,6 +1008,13 @@ def _describe(key: str, path: Path) -> StoredObject:
     stat = path.stat()
     etag = f"{stat.st_mtime_ns:x}-{stat.st_ino:x}-{stat.st_size:x}"
     return StoredObject(key, stat.st_size, None, etag, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+
+def _written_before(path: Path, moment: datetime) -> bool:
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC) < moment
+    except FileNotFoundError:  # its writer has finished
+        return False
 
 
 def _make_directory(path: Path) -> None:

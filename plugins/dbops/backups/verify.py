@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dbops.aerospike import asb
 from dbops.aerospike.scan import scan_records
-from dbops.backups.catalog import RestorePoint, verified_key
+from dbops.backups.catalog import RestorePoint, find, verified_key
 from dbops.backups.cipher import NO_KEYS, KeyMissing, Keys, NotEncrypted, WrongKey
 from dbops.backups.manifest import DIGEST_SIZE, PARTITIONS, Manifest, ObjectEntry, Verified
 from dbops.backups.store import NotFound, Store, StoreRefused
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _READERS = 4
 _BUFFER = 1 << 20
-_OWN_NAMES = re.compile(r"manifest\.json|verified\.json|slice_\d{4}_\d{4}\.json")
+_OWN_NAMES = re.compile(r"(manifest|verified|pin|expired|replicated)\.json|slice_\d{4}_\d{4}\.json")
 _DO = "restore from another point, and take a full backup"
 
 Bytes = NDArray[np.uint8]
@@ -106,6 +106,7 @@ def verify(
     :param on_progress: called after each block, by several threads but never by two at once.
     :param keys: without the right one, the report says so in `unread`.
     :raises StoreUnavailable: the store could not be read; that says nothing about the restore point.
+    :raises NotFound: it expired while it was read.
     """
     started = time.monotonic()
     problems: list[str] = []
@@ -132,6 +133,8 @@ def verify(
                 pool.shutdown(cancel_futures=True)
                 raise
         problems += [problem for finding in findings for problem in finding.problems]
+        if problems:
+            find(store, point.cluster, point.namespace, point.id)  # what retention deletes meanwhile is not damaged
         warnings += _foreign(store, manifest)
     report = VerifyReport(
         at=datetime.now(UTC),

@@ -5,6 +5,8 @@ from dbops.ledger.record import (
     failures_of,
     record_action,
     record_check,
+    record_expired,
+    record_expiry,
     record_restore_point,
     record_verification,
 )
@@ -30,6 +32,8 @@ __all__ = [
     "record_action",
     "record_check",
     "record_delivery",
+    "record_expired",
+    "record_expiry",
     "record_restore_point",
     "record_verification",
     "resolve_incident",

@@ -43,7 +43,7 @@ class RestorePoint(Base):
     verified_ok: Mapped[bool | None]
     problems: Mapped[list[str]] = mapped_column(server_default=text("'[]'"))
     gone_at: Mapped[datetime | None]
-    """When `rebuild` no longer found the manifest: expired or lost."""
+    """When it expired, or when `rebuild` no longer found its manifest."""
 
     __table_args__ = (Index("restore_point_by_snapshot", "cluster", "namespace", "snapshot_at"),)
 

@@ -81,6 +81,17 @@ def record_verification(
         return session.get(RestorePoint, (cluster, namespace, id)) is not None
 
 
+def record_expired(engine: Engine, cluster: str, namespace: str, id: str, at: datetime) -> None:
+    """Remember that a restore point is gone; one that is unknown, or known to be gone, stays as it is."""
+    with transaction(engine) as session:
+        session.execute(
+            update(RestorePoint)
+            .where(RestorePoint.cluster == cluster, RestorePoint.namespace == namespace, RestorePoint.id == id)
+            .where(RestorePoint.gone_at.is_(None))
+            .values(gone_at=at)
+        )
+
+
 def record_check(
     engine: Engine,
     *,
@@ -133,6 +144,34 @@ def record_action(
     with transaction(engine) as session:
         statement = insert(Action).values(name=name, target=target, run=run, started_at=started_at, **values)
         session.execute(statement.on_conflict_do_update(constraint="action_once", set_=values))
+
+
+def record_expiry(
+    engine: Engine,
+    cluster: str,
+    namespace: str,
+    id: str,
+    *,
+    run: str,
+    at: datetime,
+    outcome: Outcome,
+    message: str,
+    details: Mapping[str, Any],
+) -> None:
+    """Remember what became of a restore point that a plan let go, and if it is gone, that it is."""
+    record_action(
+        engine,
+        name="expire",
+        target=f"{cluster}/{namespace}/{id}",
+        run=run,
+        started_at=at,
+        finished_at=at,
+        outcome=outcome,
+        message=message,
+        details=details,
+    )
+    if outcome == "done":
+        record_expired(engine, cluster, namespace, id, at)
 
 
 def failures_of(engine: Engine, run: str, most: int = 5) -> list[tuple[str, str]]:

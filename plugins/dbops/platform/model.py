@@ -281,10 +281,17 @@ class Storage(Model):
 
 
 class Retention(Model):
-    """How long restore points are kept. They go as whole chains."""
+    """How long restore points are kept. They go as whole chains; see `dbops.backups.retention`."""
 
     full: Duration
     incremental: Duration
+    """When shorter than `full`, the end of a chain goes before its full does."""
+    floor: Annotated[Whole, Field(ge=1, le=100)] = 2
+    """So many of the newest verified fulls always stay; with fewer, nothing expires."""
+    max_share: Annotated[Number, Field(le=1)] = 0.5
+    """When more than this share of a namespace's restore points would go at once, a person is asked."""
+    grace: Duration = timedelta(days=1)
+    """So long is left alone what is not verified, damaged, or was never committed."""
 
 
 class Objective(Model):

@@ -79,7 +79,9 @@ def test_production_is_what_the_guide_describes() -> None:
     assert platform.storage.bucket == "bedrock-backups"
     assert (platform.storage.region, platform.storage.connection) == ("eu-west-1", "dbops_s3")
     assert platform.storage.replica_region not in {None, "eu-west-1"}
-    assert (platform.retention.full, platform.retention.incremental) == (30 * D, 30 * D)
+    retention = platform.retention
+    assert (retention.full, retention.incremental) == (30 * D, 30 * D)
+    assert (retention.floor, retention.max_share, retention.grace) == (2, 0.5, D)
     objectives = platform.objectives
     assert (objectives.aerospike.guide_rpo, objectives.aerospike.rto) == (6 * H, 0.25 * H)
     assert (objectives.postgres.rpo, objectives.postgres.rto) == (H / 12, H / 2)
@@ -181,6 +183,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("retention.full", "0d", "retention.full: '0d': must be more than zero"),
     ("retention.full", "99999999d", "retention.full: '99999999d': must lie between"),
     ("retention.incremental", "6h", "objectives.aerospike.rpo: incremental restore points are kept 6 h"),
+    ("retention.floor", 0, "retention.floor: 0: input should be greater than or equal to 1"),
+    ("retention.floor", 2.5, "retention.floor: 2.5: input should be a valid integer"),
+    ("retention.max_share", 50, "retention.max_share: 50: input should be less than or equal to 1"),
+    ("retention.max_share", "50%", "retention.max_share: '50%': input should be a valid number"),
+    ("retention.grace", 1, "retention.grace: 1: is no duration; write a whole number with its unit"),
     ("objectives.full_platform_rto", "10m", "objectives.full_platform_rto: '10m': is shorter than the 1 h"),
     ("alerts.slack.channel", "alerts", "alerts.slack.channel: 'alerts': string should match"),
     ("alerts.email.to", [], "alerts.email.to: "),
