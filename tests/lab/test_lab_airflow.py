@@ -50,8 +50,9 @@ def processes(airflow: Airflow) -> set[int]:
 def test_it_has_the_dags_and_pools_of_the_lab_and_no_other(client: Client) -> None:
     clusters = PLATFORM.aerospike.clusters
     wanted = {f"aerospike_backup_{kind.name}_{cluster.name}" for cluster in clusters for kind in cluster.backup_kinds}
-    client.wait_for_dags([*wanted, "aerospike_backup_verify"])
-    assert {dag["dag_id"] for dag in client.call("GET", "/api/v2/dags")["dags"]} == {*wanted, "aerospike_backup_verify"}
+    wanted |= {f"backup_retention_{cluster.name}" for cluster in clusters} | {"aerospike_backup_verify"}
+    client.wait_for_dags([*wanted])
+    assert {dag["dag_id"] for dag in client.call("GET", "/api/v2/dags")["dags"]} == wanted
     assert client.call("GET", "/api/v2/importErrors")["import_errors"] == []
     pools = {pool["name"]: pool["slots"] for pool in client.call("GET", "/api/v2/pools")["pools"]}
     assert {cluster.pool: cluster.pool_slots for cluster in clusters}.items() <= pools.items()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from dbops.ledger import record_action, record_check, record_restore_point, record_verification, transaction
+from dbops.ledger import (
+    record_action,
+    record_check,
+    record_expiry,
+    record_restore_point,
+    record_verification,
+    transaction,
+)
 from dbops.ledger.models import Action, CheckResult, RestorePoint
 from dbops.ledger.record import failures_of
 from ledger_samples import LOCATION, SHA, START, manifest
@@ -121,3 +128,28 @@ def test_no_text_that_is_written_down_holds_a_secret(ledger: Engine) -> None:
             (row,) = connection.scalars(text(f"select {table}::text from {table}")).all()
             assert "exchange" in row
             assert "hunter2" not in row
+
+
+def test_an_expired_point_is_gone_once_and_one_that_stays_is_not(ledger: Engine) -> None:
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    point = ("eu", "bidder", manifest().id)
+    for outcome, hours in (("skipped", 1), ("failed", 2), ("done", 3), ("done", 4)):
+        record_expiry(
+            ledger,
+            *point,
+            run="r1",
+            at=START + timedelta(hours=hours),
+            outcome=outcome,  # type: ignore[arg-type]
+            message=f"is old, {outcome}",
+            details={"plan": "s3://x"},
+        )
+        with transaction(ledger) as session:
+            gone_at = session.get_one(RestorePoint, point).gone_at
+            assert gone_at == (START + timedelta(hours=3) if outcome == "done" else None)
+    with transaction(ledger) as session:
+        (row,) = session.scalars(select(Action))
+        assert (row.name, row.target, row.outcome) == ("expire", f"eu/bidder/{point[2]}", "done")
+        assert (row.message, row.details) == ("is old, done", {"plan": "s3://x"})
+    record_expiry(
+        ledger, "eu", "dmp", "unknown", run="r1", at=START, outcome="done", message="it is no error", details={}
+    )
