@@ -1,4 +1,4 @@
-"""One lab: PostgreSQL, S3, receivers and two Aerospike clusters, with all that they keep in one folder."""
+"""One lab: PostgreSQL, S3, receivers and three Aerospike clusters, with all that they keep in one folder."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 VARIABLE = "DBOPS_LAB"
 NAMESPACES = ("bidder", "dmp", "spend")
 NODES = {"eu": 3, "apac": 1}
+SCRATCH = "scratch"  # the cluster of one node that drills restore to
+SCRATCH_NAMESPACES = ("drill",)
 WITH_LOGIN = "eu"  # the cluster that asks for user and password
 AEROSPIKE_USER = "dbops"
 SETTINGS = "lab.json"
@@ -55,6 +57,8 @@ class Settings:
     receivers: ReceiverPorts
     aerospike: dict[str, list[int]]
     aerospike_control: dict[str, int]
+    scratch: int
+    scratch_control: int
     airflow: int
     secrets: dict[str, str] = field(repr=False)
 
@@ -73,6 +77,8 @@ class Settings:
             receivers=ReceiverPorts.free(),
             aerospike={name: [free_port() for _ in range(count)] for name, count in NODES.items()},
             aerospike_control={name: free_port() for name in NODES},
+            scratch=free_port(),
+            scratch_control=free_port(),
             airflow=free_port(),
             secrets=passwords | others,
         )
@@ -148,7 +154,8 @@ class Lab:
             )
             for name, ports in known.aerospike.items()
         ]
-        return [s3_part(known.s3), receivers, *clusters]
+        scratch = aerospike_part(SCRATCH, [known.scratch], known.scratch_control, SCRATCH_NAMESPACES)
+        return [s3_part(known.s3), receivers, *clusters, scratch]
 
     def up(self, progress: Progress = lambda part, what: None) -> None:
         """Start what does not run, wait until all answers, and write `env`. Interrupted, it ends what it started.
@@ -210,6 +217,7 @@ class Lab:
             "s3": [known.s3],
             "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
             **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
+            f"aerospike-{SCRATCH}": [known.scratch],
             "airflow-api": [self.airflow_port],
         }
         names = [part for part in ports if part != "airflow-api"]
@@ -242,6 +250,7 @@ class Lab:
         }
         return {
             **clusters,
+            f"aerospike_{SCRATCH}": connections.aerospike([known.scratch]),
             "dbops_s3": connections.s3(known.s3),
             "dbops_ledger": connections.postgres(known.postgres, "dbops_ledger", secret["postgres/dbops_ledger"]),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),

@@ -9,6 +9,7 @@ class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     BACKUP = "backup"
     VERIFY = "verify"
+    RESTORE = "restore"
     RETENTION = "retention"
     CRITICAL = "critical"
     WARNING = "warning"

@@ -60,6 +60,8 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "aerospike_backup_incremental_apac",
         "aerospike_backup_incremental_eu",
         "aerospike_backup_verify",
+        "aerospike_restore",
+        "aerospike_restore_drill",
         "backup_retention_apac",
         "backup_retention_eu",
     ]

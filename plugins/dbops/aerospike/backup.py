@@ -38,6 +38,7 @@ from dbops.backups.catalog import RestorePoint
 from dbops.backups.cipher import NO_KEYS, Key, KeyMissing, Keys, WrongKey
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import BackupPlan, Kind, Manifest, ObjectEntry, Role, SliceResult, backup_id
+from dbops.backups.restores import restored_at
 from dbops.backups.store import ObjectWriter, Store, StoredObject
 from dbops.errors import DbopsError, FinalError, RetryableError
 from dbops.platform import AerospikeCluster, Namespace, Platform
@@ -118,7 +119,11 @@ def plan_backup(
         lease = Lease.acquire(store, catalog.lease_key(cluster.name, namespace.name), holder, LEASE)
         try:
             points = catalog.restore_points(store, cluster.name, namespace.name)
-            parent = _parent(points, namespace, cluster.name, keys) if kind is Kind.INCREMENTAL else None
+            parent = None
+            if kind is Kind.INCREMENTAL:
+                parent = _parent(
+                    points, namespace, cluster.name, keys, restored_at(store, cluster.name, namespace.name)
+                )
             snapshot, state = _snapshot(reader, namespace.name, max((p.snapshot_at for p in points), default=None))
             overlap = max(cluster.clock_skew_overlap, 2 * reader.clock_skew())
             kind = Kind.INCREMENTAL if parent else Kind.FULL
@@ -152,10 +157,15 @@ def plan_backup(
             raise
 
 
-def _parent(points: Sequence[RestorePoint], namespace: Namespace, cluster: str, keys: Keys) -> RestorePoint | None:
+def _parent(
+    points: Sequence[RestorePoint], namespace: Namespace, cluster: str, keys: Keys, restored: datetime | None
+) -> RestorePoint | None:
     parent = catalog.latest(points)
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
+        return None
+    if restored is not None and restored >= parent.snapshot_at:
+        log.warning("%s/%s was restored to at %s: this backup is full", cluster, namespace.name, f"{restored:%FT%TZ}")
         return None
     try:
         for point in catalog.chain(points, parent.id):

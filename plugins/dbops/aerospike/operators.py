@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, log_progress, open_keys, open_ledger, open_platform_store
-from dbops.aerospike.assets import backup_asset
+from dbops.aerospike.assets import VERIFIED, VERIFIED_FULL, backup_asset
 from dbops.errors import FinalError
 from dbops.platform import AerospikeCluster, Platform, load_platform
 
@@ -332,6 +332,7 @@ class VerifyRestorePoint(BaseOperator):
     template_fields: Sequence[str] = ("point",)
 
     def __init__(self, *, point: dict[str, str], **kwargs: Any) -> None:
+        kwargs.setdefault("outlets", [VERIFIED])
         super().__init__(**kwargs)
         self.point = point
 
@@ -365,5 +366,7 @@ class VerifyRestorePoint(BaseOperator):
         )
         if not report.ok:
             raise Damaged(f"restore point {name} is damaged: {'; '.join(report.problems)}")
+        if id.endswith("-full"):
+            context["outlet_events"][VERIFIED].add(VERIFIED_FULL, extra={**self.point})
         self.log.info("%s is whole: %d objects, %d records", name, report.objects, report.records)
         return done

@@ -14,9 +14,8 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, cast
 
@@ -24,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbops.aerospike import asb, kernel
+from dbops.aerospike.backup import OnProgress, Progress, no_progress
 from dbops.aerospike.batches import RestoreStopped, Writer
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.digests import BLOCK, DIGEST
@@ -31,6 +31,7 @@ from dbops.aerospike.drain import Drain, Output, Tally
 from dbops.aerospike.wire import PARTITIONS
 from dbops.backups import catalog, restores
 from dbops.backups.cipher import NO_KEYS, Keys
+from dbops.backups.in_use import mark_in_use, release_in_use
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import Manifest, ObjectEntry
 from dbops.backups.restores import (
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 READY_SECONDS = 120.0
 LEASE = timedelta(minutes=15)
 CONNECTIONS = 4  # per slice: batches on their way at once
+_KEPT = timedelta(hours=24)  # from the last renewal: a person may have to approve the plan first
 _RENEW_SECONDS = 240.0
 _READ = 1 << 20
 _REMEMBERED = 1 << 20  # digests of newer points in memory at once; 32 bytes each
@@ -79,22 +81,6 @@ class RestoreFailed(FinalError):
 
 class BackupDamaged(FinalError):
     """An object of a restore point cannot be read as what its manifest says."""
-
-
-@dataclass
-class Progress:
-    """How far a restore is: records read, of about so many."""
-
-    records: int = 0
-    stored_bytes: int = 0
-    total: int = 0
-
-
-OnProgress = Callable[[Progress], None]
-
-
-def no_progress(progress: Progress) -> None:
-    """Nobody is watching."""
 
 
 # ---------------------------------------------------------------------------- plan
@@ -231,15 +217,20 @@ def plan_restore(
 
 
 def lease_target(store: Store, plan: RestorePlan) -> None:
-    """Take or renew the lease of the target: no backup of it and no other restore to it meanwhile.
+    """Take or renew the lease of the target: no backup of it and no other restore to it meanwhile. Retention keeps the
+    points for as long.
 
     :raises LeaseHeld: says by whom.
+    :raises NotFound: a point has expired.
     """
+    until = datetime.now(UTC) + _KEPT
+    mark_in_use(store, plan.cluster, plan.namespace, plan.points, plan.holder, until)
     Lease.acquire(store, catalog.lease_key(plan.target.cluster, plan.target.namespace), plan.holder, LEASE)
 
 
 def release_target(store: Store, plan: RestorePlan) -> None:
-    """Give the target free, if this restore still holds it."""
+    """Give the target free, if this restore still holds it, and let retention have the points."""
+    release_in_use(store, plan.cluster, plan.namespace, plan.holder)
     Lease.release_holder(store, catalog.lease_key(plan.target.cluster, plan.target.namespace), plan.holder)
 
 
@@ -652,7 +643,11 @@ def run_restore(
             parts[number] = progress
             done = list(parts.values())
             on_progress(
-                Progress(sum(part.records for part in done), sum(part.stored_bytes for part in done), plan.records)
+                Progress(
+                    records=sum(part.records for part in done),
+                    stored_bytes=sum(part.stored_bytes for part in done),
+                    total=plan.records,
+                )
             )
 
         restore_slice(access, store, plan, *plan.slices[number], keys=keys, on_progress=show)

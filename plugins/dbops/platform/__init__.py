@@ -3,6 +3,7 @@
 from dbops.platform.load import PlatformFileError, Problem, load_platform
 from dbops.platform.model import (
     METRICS,
+    SCRATCH,
     Aerospike,
     AerospikeCluster,
     Alerts,
@@ -16,6 +17,7 @@ from dbops.platform.model import (
     Platform,
     PlatformError,
     Retention,
+    Scratch,
     Severity,
     Storage,
     duration_text,
@@ -23,6 +25,7 @@ from dbops.platform.model import (
 
 __all__ = [
     "METRICS",
+    "SCRATCH",
     "Aerospike",
     "AerospikeCluster",
     "Alerts",
@@ -38,6 +41,7 @@ __all__ = [
     "PlatformFileError",
     "Problem",
     "Retention",
+    "Scratch",
     "Severity",
     "Storage",
     "duration_text",

@@ -442,13 +442,51 @@ class AerospikeCluster(Model):
 Named = TypeVar("Named", AerospikeCluster, Namespace)
 
 
+SCRATCH = "scratch"
+
+
+class Scratch(Model):
+    """The namespace that drills restore to and empty again: of a cluster of its own, which serves nobody."""
+
+    connection: ConnectionId = "aerospike_scratch"
+    seeds: Annotated[tuple[Seed, ...], _unique("seed")] = ()
+    """`host:port` of nodes to ask first. Empty: host and port of the connection."""
+    namespace: NamespaceName
+    workers: Annotated[Whole, Field(ge=1, le=64)] = 4
+    """Slices that a drill restores at once."""
+
+
 class Aerospike(Model):
     clusters: Annotated[tuple[AerospikeCluster, ...], _unique("cluster"), Field(min_length=1)]
+    scratch: Scratch | None = None
+    """None: no drills."""
 
     @field_validator("clusters")
     @classmethod
     def _apart(cls, value: tuple[AerospikeCluster, ...]) -> tuple[AerospikeCluster, ...]:
         refuse(_shared(value))
+        refuse(
+            ((index, "name"), f"{SCRATCH!r} is the name of the cluster for drills")
+            for index, cluster in enumerate(value)
+            if cluster.name == SCRATCH
+        )
+        return value
+
+    @field_validator("scratch")
+    @classmethod
+    def _not_production(cls, value: Scratch | None, info: ValidationInfo) -> Scratch | None:
+        """A drill empties its target: it is refused by construction that this is a place that is backed up."""
+        problems: list[tuple[Sequence[str | int], str]] = []
+        for cluster in info.data.get("clusters", ()) if value is not None else ():
+            assert value is not None
+            if value.connection == cluster.connection:
+                problems.append((("connection",), f"is that of cluster {cluster.name}: drills empty their target"))
+            for seed in set(value.seeds) & set(cluster.seeds):
+                problems.append((("seeds",), f"{seed} is of cluster {cluster.name}: drills empty their target"))
+            if any(namespace.name == value.namespace for namespace in cluster.namespaces):
+                reason = f"cluster {cluster.name} has a namespace of that name: drills empty their target"
+                problems.append((("namespace",), reason))
+        refuse(dict(problems).items())
         return value
 
     def cluster(self, name: str) -> AerospikeCluster:
