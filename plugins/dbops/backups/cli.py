@@ -20,7 +20,7 @@ from rich.table import Table
 
 from dbops.connections import ConnectionMissing, from_env
 from dbops.errors import ConfigurationError, DbopsError
-from dbops.platform import AerospikeCluster, Platform, duration_text, load_platform
+from dbops.platform import SCRATCH, AerospikeCluster, Platform, Scratch, duration_text, load_platform
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -70,8 +70,8 @@ def run(
     platform = load_platform()
     there = platform.aerospike.cluster(cluster)
     wanted = [there.namespace(name) for name in namespace] if namespace else list(there.namespaces)
-    store, access, keys = _store(platform), _access(there), _keys(platform)
-    ledger = _ledger(platform)
+    store, access, keys = open_bucket(platform), _cluster_access(there), open_keys(platform)
+    ledger = open_ledger(platform)
     holder = f"dbops backup run on {socket.gethostname()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
     done: list[dict[str, Any]] = []
     failed = False
@@ -84,7 +84,7 @@ def run(
                 release_lease(store, plan)
                 done.append(plan.model_dump(mode="json", exclude={"slices"}) | {"slices": len(plan.slices)})
                 continue
-            with _bars(f"{cluster}/{place.name}", as_json) as show:
+            with progress_bars(f"{cluster}/{place.name}", as_json) as show:
                 manifest = run_backup(access, store, plan, workers=there.workers, keys=keys, on_progress=show)
         except DbopsError as problem:
             failed = True
@@ -109,7 +109,7 @@ def run(
     if as_json:
         typer.echo(json.dumps(done, indent=2))
     else:
-        _print_rows(f"{'Planned' if dry_run else 'Backups'} of {cluster}", done)
+        print_rows(f"{'Planned' if dry_run else 'Backups'} of {cluster}", done)
     if failed:
         raise typer.Exit(1)
 
@@ -125,9 +125,9 @@ def list_points(
     from dbops.backups.in_use import pins
 
     platform = load_platform()
-    store = _store(platform)
+    store = open_bucket(platform)
     rows = []
-    for name, place in _places(platform, cluster, namespace):
+    for name, place in places(platform, cluster, namespace):
         points = catalog.restore_points(store, name, place)
         pinned = pins(store, name, place, [point.id for point in points])
         rows += [
@@ -140,7 +140,7 @@ def list_points(
     for row in rows:
         row["verified"] = {None: "not yet", True: "yes", False: "DAMAGED"}[row["verified"]]
         row["restorable"] = "yes" if row.pop("why_not") is None else "no"
-    _print_rows("Restore points", rows)
+    print_rows("Restore points", rows)
 
 
 @app.command()
@@ -155,7 +155,7 @@ def show(
 
     platform = load_platform()
     there = platform.aerospike.cluster(cluster)
-    store = _store(platform)
+    store = open_bucket(platform)
     points = catalog.restore_points(store, there.name, there.namespace(namespace).name)
     found = catalog.find(store, cluster, namespace, point)
     manifest = found.manifest
@@ -174,7 +174,7 @@ def show(
     for key, value in document.items():
         facts.add_row(key, escape(str(value)))
     console.print(facts)
-    _print_rows(
+    print_rows(
         "\nObjects",
         [{key: entry[key] for key in ("name", "role", "size", "records", "sha256")} for entry in objects],
     )
@@ -199,15 +199,15 @@ def verify(
     from dbops.ledger import record_verification
 
     platform = load_platform()
-    store, ledger = _store(platform), _ledger(platform)
+    store, ledger = open_bucket(platform), open_ledger(platform)
     try:
-        keys = _keys(platform)
+        keys = open_keys(platform)
     except ConnectionMissing as problem:
         errors.print(f"[yellow]without the backup key:[/] {escape(str(problem))}")
         keys = NO_KEYS
     rows: list[dict[str, Any]] = []
     wrong_key = False
-    for name, place in _places(platform, cluster, namespace):
+    for name, place in places(platform, cluster, namespace):
         for found in catalog.restore_points(store, name, place):
             if (point and found.id != point) or (found.verified and found.verified.ok and not everything and not point):
                 continue
@@ -235,7 +235,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
-        _print_rows("Verified", rows)
+        print_rows("Verified", rows)
         if not rows:
             errors.print("nothing to verify: every restore point was read back already (--all reads them again)")
     if wrong_key or not all(row["ok"] for row in rows):
@@ -259,7 +259,7 @@ def pin(
         raise typer.BadParameter("say why", param_hint="--reason")
     platform = load_platform()
     platform.aerospike.cluster(cluster).namespace(namespace)
-    found = in_use.pin(_store(platform), cluster, namespace, point, by=_who(), reason=reason.strip())
+    found = in_use.pin(open_bucket(platform), cluster, namespace, point, by=_who(), reason=reason.strip())
     typer.echo(f"{cluster}/{namespace} {point} is pinned {found}")
 
 
@@ -274,7 +274,7 @@ def unpin(cluster: Cluster, namespace: NamespaceName, point: Point) -> None:
 
     platform = load_platform()
     platform.aerospike.cluster(cluster).namespace(namespace)
-    was = in_use.unpin(_store(platform), cluster, namespace, point)
+    was = in_use.unpin(open_bucket(platform), cluster, namespace, point)
     typer.echo(f"{cluster}/{namespace} {point} {'is not pinned any more' if was else 'was not pinned'}")
 
 
@@ -300,23 +300,26 @@ def retention(
     if as_json and not plan_only and confirmation is None:
         raise typer.BadParameter("asks nothing: add --plan, or --yes with the text", param_hint="--json")
     platform = load_platform()
-    store, holder = _store(platform), f"dbops backup retention by {_who()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
+    store, holder = (
+        open_bucket(platform),
+        f"dbops backup retention by {_who()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}",
+    )
     plans = [
         plan_namespace(
             store, name, place, platform.aerospike.cluster(name).namespace(place).retention, by=f"dbops, {_who()}"
         )
-        for name, place in _places(platform, cluster, namespace)
+        for name, place in places(platform, cluster, namespace)
     ]
     done: list[dict[str, Any]] = [{"plan": plan.model_dump(mode="json")} for plan in plans]
     if not as_json:
-        _print_rows("Restore points", [_plan_row(plan.name, item) for plan in plans for item in plan.items])
+        print_rows("Restore points", [_plan_row(plan.name, item) for plan in plans for item in plan.items])
         for plan in plans:
             if plan.approval:
                 errors.print(f"[yellow]{plan.name}:[/] {escape(plan.approval)}")
     failed = False
     if not plan_only:
         _confirm(plans, confirmation)
-        ledger = _ledger(platform)
+        ledger = open_ledger(platform)
         for plan, row in zip(plans, done, strict=True):
             grace = platform.aerospike.cluster(plan.cluster).namespace(plan.namespace).retention.grace
             try:
@@ -414,19 +417,19 @@ def _who() -> str:
     return f"{user} on {socket.gethostname()}"
 
 
-def _store(platform: Platform) -> Store:
+def open_bucket(platform: Platform) -> Store:
     from dbops.backups.store import open_store
 
     return open_store(platform.storage, from_env(platform.storage.connection))
 
 
-def _keys(platform: Platform) -> Keys:
+def open_keys(platform: Platform) -> Keys:
     from dbops.backups.keys import load_keys
 
     return load_keys(platform.storage, from_env)
 
 
-def _access(cluster: AerospikeCluster) -> Access:
+def _cluster_access(cluster: AerospikeCluster | Scratch) -> Access:
     from dbops.aerospike.cluster import Access
 
     try:
@@ -435,10 +438,20 @@ def _access(cluster: AerospikeCluster) -> Access:
         if not cluster.seeds:
             raise
         connection = None  # the seeds are enough for a cluster without users
-    return Access.of(cluster.name, cluster.seeds, connection)
+    name = cluster.name if isinstance(cluster, AerospikeCluster) else SCRATCH
+    return Access.of(name, cluster.seeds, connection)
 
 
-def _ledger(platform: Platform) -> Engine | None:
+def open_access(platform: Platform, name: str) -> Access:
+    """Address and login of a cluster of the platform, or of its scratch cluster."""
+    if name != SCRATCH:
+        return _cluster_access(platform.aerospike.cluster(name))
+    if platform.aerospike.scratch is None:
+        raise ConfigurationError(f"platform {platform.name} has no aerospike.scratch: name a cluster for drills there")
+    return _cluster_access(platform.aerospike.scratch)
+
+
+def open_ledger(platform: Platform) -> Engine | None:
     from dbops.ledger import connect
 
     try:
@@ -448,7 +461,7 @@ def _ledger(platform: Platform) -> Engine | None:
         return None
 
 
-def _places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
+def places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
     clusters = [platform.aerospike.cluster(cluster)] if cluster else list(platform.aerospike.clusters)
     return [
         (there.name, place.name)
@@ -473,7 +486,7 @@ def _row(point: RestorePoint, why_not: str | None) -> dict[str, Any]:
     }
 
 
-def _print_rows(title: str, rows: list[dict[str, Any]]) -> None:
+def print_rows(title: str, rows: list[dict[str, Any]]) -> None:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
@@ -495,7 +508,7 @@ def _text(value: object) -> str:
 
 
 @contextmanager
-def _bars(what: str, quiet: bool) -> Iterator[Any]:
+def progress_bars(what: str, quiet: bool) -> Iterator[Any]:
     """A progress bar with records, MB, rate and time left, on stderr."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
