@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 from dbops.adapter import DEFAULT_ARGS
-from dbops.aerospike.assets import backup_asset
+from dbops.aerospike.assets import VERIFIED, backup_asset
 from dbops.aerospike.operators import FindUnverified, VerifyRestorePoint
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.platform import Severity, load_platform
@@ -42,4 +42,6 @@ with DAG(
     on_success_callback=resolve_on_success,
 ):
     find = FindUnverified(task_id="find_unverified")
-    VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}").expand(point=find.output)
+    VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}", outlets=[VERIFIED]).expand(
+        point=find.output
+    )

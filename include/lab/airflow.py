@@ -287,6 +287,13 @@ class Client:
         except ApiError:
             return None
 
+    def approve(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Agree to what a task asks; the text that was agreed to."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+        text = str(self.call("GET", path)["body"])
+        self.call("PATCH", path, {"chosen_options": ["Approve"], "params_input": {}})
+        return text
+
     def wait(
         self,
         dag_id: str,

@@ -8,19 +8,21 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+import aerospike
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.backups import catalog
 from dbops.backups.store import Store, open_store
 from dbops.connections import from_env
 from dbops.errors import DbopsError
-from dbops.platform import Platform, load_platform
+from dbops.platform import Platform, duration_text, load_platform
 from dbops_lab.airflow import Airflow, Client
 from dbops_lab.cli import inbox_table, interruptible, shown
 from dbops_lab.lab import PROJECT, Lab
 from dbops_lab.seed import seed
-from dbops_lab.traffic import traffic
+from dbops_lab.traffic import connect, traffic
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -32,6 +34,10 @@ RUN_SECONDS = 600.0  # only so that it ends; a run takes half a minute
 VERIFY_SECONDS = 600.0
 TRAFFIC_SECONDS = 5.0
 VERIFY = "aerospike_backup_verify"
+RESTORE = "aerospike_restore"
+DRILL = "aerospike_restore_drill"
+LOST = ("eu", "bidder")  # the namespace that is lost and restored
+RETENTION = f"backup_retention_{LOST[0]}"
 
 console = Console(highlight=False)
 
@@ -99,8 +105,9 @@ def _demonstrate(lab: Lab) -> list[str]:
     clusters = [cluster.name for cluster in platform.aerospike.clusters]
     full = [f"aerospike_backup_full_{name}" for name in clusters]
     incremental = [f"aerospike_backup_incremental_{name}" for name in clusters]
-    client.wait_for_dags([*full, *incremental, VERIFY])
-    client.start_without_missed_runs([*full, *incremental])
+    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL])
+    client.start_without_missed_runs([*full, *incremental, DRILL])
+    client.unpause(RESTORE)
     console.print(f"{sum(_objects(platform).values()):,} records in {len(clusters)} clusters")
 
     problems: list[str] = []
@@ -120,7 +127,22 @@ def _demonstrate(lab: Lab) -> list[str]:
     _title("Verification: Airflow reads every new restore point back")
     rows += _verified(client, platform, store, problems)
 
+    _title(
+        f"Loss: changes, deletes, then {'/'.join(LOST)} is truncated; restored to the moment before, after an approval"
+    )
+    rows.append(_lose_and_restore(lab, client, problems))
+
+    _title("Drills that ran meanwhile, and what retention would do")
+    client.unpause(RETENTION)
+    plan = client.trigger(RETENTION, {"dry_run": True})
+    rows += _drills(client, problems)
+    run = client.wait(RETENTION, plan, seconds=RUN_SECONDS)
+    rows.append(Row(RETENTION, plan, run["state"], run.get("duration") or 0.0))
+    if run["state"] != "success":
+        problems.append(f"{RETENTION}: the run is {run['state']}")
+
     _report(rows)
+    _objectives(platform, store, problems)
     console.print(inbox_table(lab.inbox()))
     return problems
 
@@ -230,6 +252,125 @@ def _verified(client: Client, platform: Platform, store: Store, problems: list[s
             problems.append(f"{VERIFY}: run {row.run} failed")
         rows.append(row)
     return rows
+
+
+def _snapshot(client: aerospike.Client) -> dict[bytes, tuple[str, dict[str, Any], int]]:
+    """Digest -> set, bins and when it expires (0 = never) of every record of the namespace that will be lost."""
+    found = {}
+    now = time.time()
+    for (_, set_name, _, digest), meta, bins in client.query(LOST[1]).results():
+        expires = 0 if meta["ttl"] == aerospike.TTL_NEVER_EXPIRE else round(now + meta["ttl"])
+        found[bytes(digest)] = (set_name, bins, expires)
+    return found
+
+
+def _lose_and_restore(lab: Lab, client: Client, problems: list[str]) -> Row:
+    """Damage and empty the namespace, restore it through Airflow, and compare it with a snapshot of before."""
+    connection = connect(lab, LOST[0])
+    try:
+        before, moment = _snapshot(connection), datetime.now(UTC)
+        for number, digest in enumerate(list(before)[:400]):
+            key = (LOST[1], before[digest][0], None, bytearray(digest))
+            if number % 2:
+                connection.remove(key)
+            else:
+                connection.put(key, {"touched": -1})
+        time.sleep(0.01)
+        connection.truncate(LOST[1], None, 0)
+        while connection.query(LOST[1]).results():
+            time.sleep(0.1)
+        conf = {"cluster": LOST[0], "namespace": LOST[1], "point_in_time": moment.isoformat()}
+        run_id = client.trigger(RESTORE, conf)
+        asked: list[str] = []
+        waiting: dict[
+            int, float
+        ] = {}  # try of the task -> since when; Airflow takes an answer of the first second for a
+        # task that was killed, and asks again
+
+        def approve(run: dict[str, Any], tasks: list[dict[str, Any]]) -> None:
+            task = next((t for t in tasks if t["task_id"] == "approve" and t["state"] == "awaiting_input"), None)
+            if task is None or time.monotonic() - waiting.setdefault(task["try_number"], time.monotonic()) < 2.5:
+                return
+            waiting[task["try_number"]] = time.monotonic() + RUN_SECONDS
+            asked.append(client.approve(RESTORE, run_id, "approve"))
+            if len(asked) == 1:
+                console.print("  the plan, approved:\n" + "\n".join(f"  {line}" for line in asked[0].splitlines()))
+
+        run = client.wait(RESTORE, run_id, seconds=RUN_SECONDS, tick=approve)
+        after = _snapshot(connection)
+    finally:
+        connection.close()
+    row = Row(RESTORE, run_id, run["state"], run.get("duration") or 0.0, records=len(after))
+    if run["state"] != "success" or not asked:
+        problems.append(f"{RESTORE}: the run is {run['state']}, {'approved' if asked else 'nobody was asked'}")
+    now = time.time()
+    gone = {digest for digest, record in before.items() if record[2] and record[2] <= now + 1}
+    differ = [
+        digest
+        for digest in before.keys() - gone
+        if digest not in after
+        or after[digest][:2] != before[digest][:2]
+        or abs(after[digest][2] - before[digest][2]) > 3
+    ]
+    if differ or after.keys() - before.keys():
+        problems.append(f"{'/'.join(LOST)}: {len(differ)} records differ, {len(after.keys() - before.keys())} are new")
+    else:
+        console.print(
+            f"  {len(before) - len(gone):,} records are as they were in the snapshot of {moment:%T} UTC"
+            + (f"; {len(gone)} have expired since" if gone else "")
+        )
+    return row
+
+
+def _drills(client: Client, problems: list[str]) -> list[Row]:
+    """Wait for the drills that the verified fulls have set off, and tell what they found."""
+    deadline = time.monotonic() + VERIFY_SECONDS
+    while True:
+        runs = [run for run in client.runs(DRILL) if run["run_type"] == "asset_triggered"]
+        if (runs and not any(run["state"] in ("queued", "running") for run in runs)) or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    rows, drilled = [], 0
+    for run in runs:
+        row = Row(DRILL, run["dag_run_id"], run["state"], run.get("duration") or 0.0)
+        for task in client.tasks(DRILL, run["dag_run_id"]):
+            if task["task_id"] == "drill" and task["state"] == "success":
+                result = client.result(DRILL, run["dag_run_id"], "drill", task["map_index"])
+                row.records += result["records"]
+                drilled += 1
+                console.print(
+                    f"  {result['point']}: {result['records']:,} records in {result['seconds']:.1f} s, "
+                    f"RTO {result['rto_seconds']:.0f} s"
+                )
+        if run["state"] != "success":
+            problems.append(f"{DRILL}: run {row.run} is {run['state']}")
+        rows.append(row)
+    if not drilled:
+        problems.append(f"{DRILL}: no restore point was drilled")
+    return rows
+
+
+def _objectives(platform: Platform, store: Store, problems: list[str]) -> None:
+    """The age of the newest restorable point of each namespace beside its RPO."""
+    table = Table(title="objectives", title_justify="left", title_style="bold")
+    for column in ("namespace", "newest restorable point", "age", "RPO", "RTO"):
+        table.add_column(column)
+    for cluster in platform.aerospike.clusters:
+        for namespace in cluster.namespaces:
+            points = [p for p in catalog.restore_points(store, cluster.name, namespace.name) if p.verified]
+            newest = catalog.latest(points)
+            age = datetime.now(UTC) - newest.snapshot_at if newest else None
+            late = age is None or age > cluster.objectives.rpo
+            if late:
+                problems.append(f"{cluster.name}/{namespace.name}: the newest restorable point is {age} old")
+            table.add_row(
+                f"{cluster.name}/{namespace.name}",
+                newest.id if newest else "none",
+                duration_text(age) if age else "-",
+                duration_text(cluster.objectives.rpo),
+                duration_text(cluster.objectives.rto),
+            )
+    console.print(table)
 
 
 def _report(rows: list[Row]) -> None:

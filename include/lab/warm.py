@@ -12,8 +12,10 @@ from pathlib import Path
 import aerospike
 from dbops.aerospike.backup import plan_backup, run_backup
 from dbops.aerospike.cluster import Access
+from dbops.aerospike.restore import plan_restore, run_restore
 from dbops.backups import catalog
 from dbops.backups.manifest import Kind
+from dbops.backups.restores import RestoreTarget
 from dbops.backups.store import LocalStore
 from dbops.backups.verify import verify
 from dbops.platform import load_platform
@@ -40,6 +42,10 @@ def warm() -> None:
         client.close()
         for point in catalog.restore_points(store, cluster.name, namespace.name):
             verify(store, point)
+        # Back to where it came from: the deletes of the incremental, too, and several connections.
+        target = RestoreTarget(cluster=cluster.name, namespace=namespace.name)
+        restore = plan_restore(store, cluster.name, namespace.name, access, target, holder="warm")
+        run_restore(access, store, restore, workers=1)
 
 
 if __name__ == "__main__":

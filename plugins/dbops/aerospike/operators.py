@@ -327,12 +327,12 @@ class VerifyRestorePoint(BaseOperator):
     task, no key at all is a warning in its log.
 
     :param point: `{"cluster": ..., "namespace": ..., "id": ...}` of `FindUnverified`.
+    :param outlets: with `VERIFIED` among them, a full that is whole adds an event of `VERIFIED_FULL`.
     """
 
     template_fields: Sequence[str] = ("point",)
 
     def __init__(self, *, point: dict[str, str], **kwargs: Any) -> None:
-        kwargs.setdefault("outlets", [VERIFIED])
         super().__init__(**kwargs)
         self.point = point
 
@@ -366,7 +366,7 @@ class VerifyRestorePoint(BaseOperator):
         )
         if not report.ok:
             raise Damaged(f"restore point {name} is damaged: {'; '.join(report.problems)}")
-        if id.endswith("-full"):
+        if id.endswith("-full") and VERIFIED in self.outlets:
             context["outlet_events"][VERIFIED].add(VERIFIED_FULL, extra={**self.point})
         self.log.info("%s is whole: %d objects, %d records", name, report.objects, report.records)
         return done
