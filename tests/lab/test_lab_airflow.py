@@ -51,6 +51,7 @@ def test_it_has_the_dags_and_pools_of_the_lab_and_no_other(client: Client) -> No
     clusters = PLATFORM.aerospike.clusters
     wanted = {f"aerospike_backup_{kind.name}_{cluster.name}" for cluster in clusters for kind in cluster.backup_kinds}
     wanted |= {f"backup_retention_{cluster.name}" for cluster in clusters} | {"aerospike_backup_verify"}
+    wanted |= {"aerospike_restore", "aerospike_restore_drill"}
     client.wait_for_dags([*wanted])
     assert {dag["dag_id"] for dag in client.call("GET", "/api/v2/dags")["dags"]} == wanted
     assert client.call("GET", "/api/v2/importErrors")["import_errors"] == []
@@ -125,5 +126,5 @@ def test_it_ends_with_every_descendant(airflow: Airflow) -> None:
     assert set(airflow.down()) == set(COMPONENTS)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    assert set(supervisor.names()) == {"postgres", "s3", "receivers", "aerospike-eu", "aerospike-apac"}
+    assert set(supervisor.names()) == {"postgres", "s3", "receivers", "aerospike-eu", "aerospike-apac", "aerospike-scratch"}
     assert Path(airflow.home).exists()
