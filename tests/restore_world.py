@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+import aerospike
 from backup_world import LOOPBACK, World, connect
 from dbops.aerospike import restore
 from dbops.aerospike.cluster import Access
@@ -34,11 +35,18 @@ def held(server: StandIn, namespace: str) -> dict[bytes, Held]:
     with closing(connect(server.ports[0])) as client:
         found = client.query(namespace).results()
     records = {
-        bytes(digest): Held(set_name, key, bins, meta["ttl"], meta["gen"])
+        bytes(digest): Held(
+            set_name, key, {name: _comparable(value) for name, value in bins.items()}, meta["ttl"], meta["gen"]
+        )
         for (_, set_name, key, digest), meta, bins in found
     }
     assert len(records) == len(found)
     return records
+
+
+def _comparable(value: Any) -> Any:
+    """GeoJSON objects of the client are equal only to themselves."""
+    return ("GeoJSON", value.dumps()) if isinstance(value, aerospike.GeoJSON) else value
 
 
 def access_to(server: StandIn) -> Access:
