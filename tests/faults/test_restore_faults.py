@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,7 +27,6 @@ from restore_world import access_to, held, planned, restore_in_child, restored, 
 
 SPACE, DRILL = "bidder", "drill"
 RECORDS = 6000
-ALL = {digest_of(number) for number in range(RECORDS)}
 forkserver = multiprocessing.get_context("forkserver")
 forkserver.set_forkserver_preload(["restore_world"])
 
@@ -40,11 +39,17 @@ def source() -> Iterator[StandIn]:
 
 
 @pytest.fixture(scope="module")
-def lab(source: StandIn, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """A namespace with one full backup."""
+def backed_up(source: StandIn, tmp_path_factory: pytest.TempPathFactory) -> World:
     lab = world(source, LocalStore(tmp_path_factory.mktemp("store")), SPACE)
     lab.backup(slices=4)
     return lab
+
+
+@pytest.fixture
+def lab(backed_up: World) -> Iterator[World]:
+    """A namespace with one full backup; nobody holds a lease."""
+    yield backed_up
+    backed_up.store.delete([item.key for item in backed_up.store.list("") if item.key.endswith("/_lease.json")])
 
 
 @pytest.fixture
@@ -130,8 +135,6 @@ def test_partitions_that_are_away_for_a_while_are_waited_for(source: StandIn, ta
     def show(progress: Progress) -> None:
         seen.append(progress)
 
-    import threading
-
     timer = threading.Timer(0.7, target.inject, kwargs={"unavailable": []})
     timer.start()
     results = [
@@ -153,7 +156,7 @@ def test_target_that_stays_away_is_an_error_that_may_be_repeated(
         plan = planned(lab, target, DRILL)
         target.inject(unavailable=list(range(2000, 2100)))
         with pytest.raises(
-            batches.WritesIncomplete, match=r"rows got no answer that stands for 0.5 s.*run the restore"
+            batches.WritesIncomplete, match=r"no answer that stands for 0.5 s.*run the restore"
         ):
             run(lab, target, plan)
         target.inject(unavailable=[])
@@ -199,7 +202,7 @@ def test_records_that_the_target_refuses_are_named_and_the_rest_is_written(
     assert "GeoJSON" in named[odd].reason
     assert {failure.set for failure in report.failures} == {"s"}
     assert (report.outcomes.failed, report.outcomes.inserted) == (3, 499)
-    with pytest.raises(restore.RestoreFailed, match=f"3 records were refused.*{min(named).hex()[:0]}"):
+    with pytest.raises(restore.RestoreFailed, match="3 records were refused, the first: .*code 13"):
         restore.require_ok(report)
     found = held(target, DRILL)
     assert set(found) == {digest_of(number) for number in range(500)}
@@ -254,14 +257,14 @@ def test_damage_at_any_byte_of_an_object_is_never_silent(source: StandIn, target
         ):
             file.write_bytes(damaged)
             error = attempt(lab, target, plan)
-            assert isinstance(error, (restore.BackupDamaged, FinalError)), f"byte {at}: {error!r}"
+            assert isinstance(error, FinalError), f"byte {at}: {error!r}"
             assert plan.points[0] in str(error), f"byte {at}: {error}"
     file.write_bytes(whole)
     assert attempt(lab, target, plan) is None
 
 
 def test_damage_found_while_it_is_written_names_the_object_and_what_to_do(
-    target: StandIn, lab: World, source: StandIn, tmp_path: Path
+    target: StandIn, source: StandIn, tmp_path: Path
 ) -> None:
     own = world(source, LocalStore(tmp_path), SPACE)
     own.backup(slices=2)
@@ -281,7 +284,7 @@ def test_damage_found_while_it_is_written_names_the_object_and_what_to_do(
 
 
 def test_a_backup_of_the_target_and_a_second_restore_exclude_each_other(
-    source: StandIn, target: StandIn, lab: World
+    target: StandIn, lab: World
 ) -> None:
     plan = planned(lab, target, DRILL)
     with pytest.raises(LeaseHeld, match="held by restore-1"):
@@ -296,11 +299,11 @@ def test_a_backup_of_the_target_and_a_second_restore_exclude_each_other(
     with pytest.raises(LeaseHeld, match="held by backup-1"):
         restore.plan_restore(*arguments, holder="restore-1")
     lab.run(backup)
-    restored_home = restore.plan_restore(*arguments, holder="restore-1", allow_unverified=True)
-    assert restored_home.needs_approval
+    again = restore.plan_restore(*arguments, holder="restore-1", allow_unverified=True)
+    assert again.needs_approval
     with pytest.raises(LeaseHeld, match="held by restore-1"):
         lab.plan(INCREMENTAL, holder="backup-2")
-    restore.release_target(lab.store, restored_home)
+    restore.release_target(lab.store, again)
 
 
 # ---------------------------------------------------------------- refused at plan time
@@ -329,10 +332,7 @@ def test_namespace_that_the_target_does_not_have_is_named(target: StandIn, lab: 
 def test_target_that_removes_nothing_is_refused_when_records_expire(
     source: StandIn, target: StandIn, tmp_path: Path, lab: World
 ) -> None:
-    with closing(connect(target.ports[0])) as client:
-        answers = client.info_all(f"set-config:context=namespace;id={DRILL};nsup-period=0")
-    if not all("ok" in str(answer) for answer in answers.values()):
-        pytest.skip("the stand-in has no such setting")
+    target.inject(nsup_period=0)
     own = world(source, LocalStore(tmp_path), "small")
     with closing(connect(source.ports[0])) as client:
         client.put(("small", "s", "expires"), {"n": 1}, policy={"ttl": 3000})
@@ -341,8 +341,3 @@ def test_target_that_removes_nothing_is_refused_when_records_expire(
     with pytest.raises(restore.TargetNotUsable, match="nsup-period"):
         planned(own, target, DRILL)
     assert planned(lab, target, DRILL)  # nothing expires there
-
-
-def test_row_of_the_tests_is_what_the_engine_writes(source: StandIn) -> None:
-    (record,) = [record for digest, record in held(source, SPACE).items() if digest == digest_of(3)]
-    assert record.bins["n"] == struct.unpack(">q", struct.pack(">q", 3))[0]
