@@ -270,9 +270,7 @@ def test_newer_replaces_only_what_has_a_lower_generation(
 
 
 @pytest.mark.parametrize("policy", list(Policy))
-def test_every_policy_restores_all_into_an_empty_target(
-    target: StandIn, chain: World, policy: Policy
-) -> None:
+def test_every_policy_restores_all_into_an_empty_target(target: StandIn, chain: World, policy: Policy) -> None:
     drill = new_drill()
     for _ in range(2):
         restored(chain, target, drill, policy=policy)
