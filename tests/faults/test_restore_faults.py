@@ -249,11 +249,8 @@ def test_damage_at_any_byte_of_an_object_is_never_silent(source: StandIn, target
     assert attempt(lab, target, plan) is None
     dice = random.Random(4)
     for at in range(len(whole)):
-        for damaged in (
-            whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :],
-            whole[:at],
-            whole[:at] + whole[at + 1 :],
-        ):
+        flipped = whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :]
+        for damaged in (flipped, *([whole[:at], whole[:at] + whole[at + 1 :]] if at % 5 == 0 else [])):
             file.write_bytes(damaged)
             error = attempt(lab, target, plan)
             assert isinstance(error, FinalError), f"byte {at}: {error!r}"
