@@ -12,6 +12,7 @@ POST /inject                         faults; a JSON object with any of
     clock_offset   seconds by which last-update and void times are off
     start_delay    seconds that a started node is not ready (partition-generation -1)
     reform_seconds, migrate_seconds   how long until a changed cluster forms again, and then migrates
+    nsup_period    seconds between two looks for expired records; 0 = never, and a TTL is refused
     unavailable    list of partitions that no node has until an empty list is sent
 """
 
@@ -119,6 +120,9 @@ class Control:
                 cluster.clock.offset_ms = round(float(value) * 1000)
             elif name in {"start_delay", "reform_seconds", "migrate_seconds"}:
                 setattr(cluster, name, float(value))
+            elif name == "nsup_period":
+                for namespace in cluster.namespaces.values():
+                    namespace.nsup_period = int(value)
             elif name == "unavailable":
                 cluster.unavailable = {int(pid) for pid in value}
             else:

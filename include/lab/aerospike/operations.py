@@ -21,6 +21,7 @@ from dbops_lab.aerospike.protocol import (
     F_UDF_FILE,
     FILTERED_OUT,
     FLOAT,
+    FORBIDDEN,
     GENERATION_EQUAL,
     GENERATION_GREATER,
     GET_ALL,
@@ -301,6 +302,8 @@ def _void_time(command: Command, record: Record | None) -> int:
         return 0
     if ttl > LONGEST_TTL:
         raise Refused(PARAMETER)
+    if not command.namespace.nsup_period:
+        raise Refused(FORBIDDEN)
     return command.namespace.clock.now() + ttl
 
 

@@ -127,7 +127,7 @@ class Server:
             await asyncio.sleep(TIDY_SECONDS)
             since_reap += TIDY_SECONDS
             for namespace in self.cluster.namespaces.values():
-                reaps = since_reap >= namespace.nsup_period
+                reaps = 0 < namespace.nsup_period <= since_reap
                 for pid in range(PARTITIONS):
                     partition = namespace.partitions[pid]
                     if partition.swept != namespace.truncations or reaps:
