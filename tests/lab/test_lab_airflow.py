@@ -126,5 +126,12 @@ def test_it_ends_with_every_descendant(airflow: Airflow) -> None:
     assert set(airflow.down()) == set(COMPONENTS)
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-    assert set(supervisor.names()) == {"postgres", "s3", "receivers", "aerospike-eu", "aerospike-apac", "aerospike-scratch"}
+    assert set(supervisor.names()) == {
+        "postgres",
+        "s3",
+        "receivers",
+        "aerospike-eu",
+        "aerospike-apac",
+        "aerospike-scratch",
+    }
     assert Path(airflow.home).exists()
