@@ -1,0 +1,134 @@
+"""Our restore beside the official asrestore, on the same files and into the same server.
+
+Loads N records, backs them up once, then each round empties the namespace and restores it with each program in turn.
+The namespace is emptied: name one that holds nothing else. Exit codes: see bench/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+from aerospike_backup import PLATFORM, load, measured, objects, version
+from dbops.aerospike.backup import plan_backup, run_backup
+from dbops.aerospike.cluster import Access, Cluster
+from dbops.aerospike.drill import empty
+from dbops.aerospike.restore import plan_restore, require_ok, run_restore
+from dbops.backups import catalog
+from dbops.backups.manifest import Kind
+from dbops.backups.restores import RestoreTarget
+from dbops.backups.store import LocalStore
+from dbops.backups.verify import verify
+from dbops.errors import DbopsError
+from dbops.platform import load_platform
+from report import NOT_MEASURED, Report, machine
+
+SET = "bench"
+OURS = "ours, 2 slices at once"
+THEIRS = "asrestore, its defaults"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Aerospike restore: ours beside asrestore")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("--standin", action="store_true", help="start the lab's stand-in and measure it")
+    parser.add_argument("--namespace", default="bidder", help="is emptied")
+    parser.add_argument("--records", type=int, default=1_000_000)
+    parser.add_argument("--asrestore", help="path of the official program, to be measured too")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        try:
+            if options.standin:
+                from dbops_lab.aerospike.process import StandIn
+
+                options.port = stack.enter_context(StandIn(namespaces=[options.namespace])).ports[0]
+            return run(options, folder).show(as_json=options.json)
+        except (DbopsError, OSError, subprocess.SubprocessError) as problem:
+            print(f"bench aerospike_restore: not measured: {problem}", file=sys.stderr)
+            return NOT_MEASURED
+
+
+def run(options: argparse.Namespace, folder: Path) -> Report:
+    access = Access("bench", ((options.host, options.port),))
+    store = LocalStore(folder)
+    platform = load_platform(PLATFORM)
+    cluster = platform.aerospike.clusters[0].model_copy(update={"name": "bench", "slices": 4})
+    namespace = cluster.namespaces[0].model_copy(update={"name": options.namespace, "track_deletes": False})
+    peers = {}
+    with Cluster(access) as reader:
+        reader.wait_ready(options.namespace, 30, lambda reason: None)
+        peers["aerospike"] = reader.build()
+    if options.asrestore:
+        peers["asrestore"] = version(options.asrestore)
+    clear(access, options.namespace)
+    load(access, options.namespace, SET, options.records)
+    report = Report(machine(**peers))
+    report.machine["records"] = options.records
+    plan = plan_backup(platform, cluster, namespace, Kind.FULL, access, store, holder="bench")
+    manifest = run_backup(access, store, plan, workers=2)
+    (point,) = catalog.restore_points(store, "bench", options.namespace)
+    _, seconds, cpu = measured(lambda: len(verify(store, point).problems))
+    report.add(
+        "verify", [{"text MB/s": manifest.text_bytes / seconds / 1e6, "text MB/cpu s": manifest.text_bytes / cpu / 1e6}]
+    )
+    report.target("MB of text verified per CPU second", manifest.text_bytes / cpu / 1e6, least=300)
+
+    def ours() -> int:
+        target = RestoreTarget(cluster="bench", namespace=options.namespace, is_scratch=True)
+        made = plan_restore(store, "bench", options.namespace, access, target, holder="bench")
+        return require_ok(run_restore(access, store, made, workers=2)).outcomes.inserted
+
+    def theirs() -> int:
+        command = [options.asrestore, "-h", options.host, "-p", str(options.port), "-n", options.namespace]
+        command += ["-d", str(folder / manifest.prefix), "--compress", "zstd"]
+        subprocess.run(command, check=True, capture_output=True)
+        return objects(access, options.namespace, None)
+
+    runs = {OURS: ours}
+    if options.asrestore:
+        runs[THEIRS] = theirs
+    else:
+        report.not_measured.append(THEIRS)
+    samples: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    clear(access, options.namespace)
+    ours()  # loads the kernels
+    for _ in range(options.rounds):
+        for name, call in runs.items():
+            clear(access, options.namespace)
+            count, seconds, cpu = measured(call)
+            if count != options.records:
+                raise DbopsError(f"{name} wrote {count:,} of {options.records:,} records")
+            samples[name].append({"records/s": count / seconds, "seconds": seconds, "cpu_s": cpu})
+    clear(access, options.namespace)
+    for name, values in samples.items():
+        report.add(name, values)
+
+    def ratio(key: str) -> float | None:
+        if THEIRS not in samples:
+            return None
+        return median(a[key] / b[key] for a, b in zip(samples[OURS], samples[THEIRS], strict=True))
+
+    report.target("records/s, ours (checked) / asrestore", ratio("records/s"), least=3.5)
+    report.target("CPU seconds, ours / asrestore", ratio("cpu_s"), most=0.2)
+    return report
+
+
+def clear(access: Access, namespace: str) -> None:
+    with Cluster(access) as cluster:
+        cluster.refresh()
+        empty(cluster, namespace)
+    time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
