@@ -160,15 +160,15 @@ def test_target_that_stays_away_is_an_error_that_may_be_repeated(
             run(lab, target, plan)
         target.inject(unavailable=[])
         target.inject(delay=0.01)
-        orders = [0]
+        orders = ["stop"]
 
         def show(progress: Progress) -> None:
-            if orders and objects(target) > RECORDS // 8:
+            if orders and objects(target):
                 orders.clear()
                 target.stop_node(0)
 
         with pytest.raises(batches.WritesIncomplete, match="refused"):
-            restore.run_restore(access_to(target), lab.store, plan, workers=2, on_progress=show)
+            restore.restore_slice(access_to(target), lab.store, plan, *plan.slices[0], on_progress=show)
         target.start_node(0)
         target.inject(delay=0)
         time.sleep(0.3)
