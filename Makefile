@@ -48,6 +48,7 @@ lock:
 bench: setup
 	$(PY) bench/kernel.py
 	$(PY) bench/aerospike_backup.py --standin
+	$(PY) bench/aerospike_restore.py --standin
 	$(PY) bench/retention.py
 	$(PY) bench/dag_parse.py
 

@@ -119,7 +119,7 @@ class Writer:
     def _clock(self) -> float:
         """How far the clock of the target is ahead of ours: void times are compared with its clock."""
         with Cluster(self.access) as cluster:
-            cluster.refresh()
+            cluster.wait_ready(self.namespace, PATIENCE_SECONDS)
             times = cluster.namespace_state(self.namespace).node_times
         return (sum(times) / len(times) + 0.5 if times else time.time()) - time.time()
 
