@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
-from dbops.aerospike.restore_operators import CheckRestore, PlanRestore, RestoreDefinitions, RestoreSlice
+from dbops.aerospike.restore_operators import SAME, CheckRestore, PlanRestore, RestoreDefinitions, RestoreSlice
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.approval import ApprovePlan
 from dbops.platform import SCRATCH, Severity, load_platform
@@ -60,11 +60,11 @@ with DAG(
             description="An id of `dbops backup list`, in place of a point in time.",
         ),
         "target_cluster": Param(
-            None,
-            type=["null", "string"],
-            enum=[None, *clusters, *([SCRATCH] if aerospike.scratch else [])],
+            SAME,
+            type="string",
+            enum=[SAME, *clusters, *([SCRATCH] if aerospike.scratch else [])],
             title="Target cluster",
-            description="Empty: the cluster that the backup is of.",
+            description="Where to write to.",
         ),
         "target_namespace": Param(
             None,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dbops.backups.restores import RestorePlan
 
 PLAN = "restore_plan"  # XCom key
+SAME = "(the same)"  # in the form, for the cluster that the backup is of; no cluster can be named so
 
 
 class RestoreRefused(ConfigurationError):
@@ -77,7 +78,9 @@ class PlanRestore(BaseOperator):
         platform = load_platform()
         cluster = platform.aerospike.cluster(params["cluster"])
         namespace = cluster.namespace(params["namespace"])
-        target_cluster = params.get("target_cluster") or cluster.name
+        target_cluster = params.get("target_cluster") or SAME
+        if target_cluster == SAME:
+            target_cluster = cluster.name
         is_scratch = target_cluster == SCRATCH
         default = _scratch(platform).namespace if is_scratch else namespace.name
         plan = plan_restore(
