@@ -32,6 +32,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 NAMESPACES = ("bidder", "dmp", "spend")
 RECORDS = 300
 FULL, INCREMENTAL, VERIFY = "aerospike_backup_full_eu", "aerospike_backup_incremental_eu", "aerospike_backup_verify"
+DRILL = "aerospike_restore_drill"
 PASSWORD = f"planted-{secrets.token_hex(12)}"
 WRONG = f"planted-{secrets.token_hex(12)}"
 
@@ -74,7 +75,11 @@ class World:
         dag.deadline = None  # dag.test() of 3.3.2 cannot store one; the scheduler can, and the demonstration does
         for task in dag.tasks:
             task.retry_delay = timedelta(0)
-        return dag.test(run_conf={"slices": 3, **conf} if dag_id != VERIFY else conf)
+        return dag.test(run_conf={"slices": 3, **conf} if dag_id in (FULL, INCREMENTAL) else conf)
+
+    def connect(self, conn_id: str, connection: connections.Connection) -> None:
+        for name, value in connections.variables({conn_id: connection}).items():
+            self._patch.setenv(name, value)
 
     def points(self, namespace: str) -> list[catalog.RestorePoint]:
         return catalog.restore_points(self.store, "eu", namespace)
@@ -253,3 +258,27 @@ def test_no_secret_reaches_log_xcom_ledger_or_alert(world: World, capfd: pytest.
         (name, place) for name, secret in planted.items() for place, content in places.items() if secret in content
     ]
     assert found == []
+
+
+def test_planted_damage_turns_the_drill_red_with_one_incident(world: World) -> None:
+    with StandIn(name="scratch", namespaces=["drill"]) as scratch:
+        world.connect("aerospike_scratch", connections.aerospike(scratch.ports))
+        assert world.run(FULL, namespaces=["bidder"]).state == "success"
+        assert world.run(VERIFY).state == "success"
+        assert world.run(DRILL).state == "success"
+        assert world.receivers.incidents() == []
+        (point,) = world.points("bidder")
+        key = catalog.object_key(point.manifest, next(o.name for o in point.manifest.objects if o.role == "records"))
+        whole = world.store.get(key)
+        world.store.put(key, whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        assert world.run(DRILL).state == "failed"
+        (incident,) = world.receivers.incidents()
+        assert incident["state"] == "triggered"
+        world.store.put(key, whole)
+        assert world.run(DRILL).state == "success"
+        assert [one["state"] for one in world.receivers.incidents()] == ["resolved"]
+    with world.engine.connect() as connection:
+        drills = list(connection.execute(text("SELECT outcome FROM action WHERE name = 'aerospike_restore_drill'")))
+        checks = list(connection.execute(text("SELECT ok, unit FROM check_result WHERE name = 'aerospike_rto'")))
+    assert [row[0] for row in drills] == ["done", "failed", "done"]
+    assert checks == [(True, "s"), (True, "s")]
