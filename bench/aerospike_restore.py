@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
@@ -19,7 +20,7 @@ from aerospike_backup import PLATFORM, load, measured, objects, version
 from dbops.aerospike.backup import plan_backup, run_backup
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.drill import empty
-from dbops.aerospike.restore import plan_restore, require_ok, run_restore
+from dbops.aerospike.restore import plan_restore, release_target, require_ok, restore_slice, run_restore
 from dbops.backups import catalog
 from dbops.backups.manifest import Kind
 from dbops.backups.restores import RestoreTarget
@@ -30,7 +31,8 @@ from dbops.platform import load_platform
 from report import NOT_MEASURED, Report, machine
 
 SET = "bench"
-OURS = "ours, 2 slices at once"
+OURS = "ours, counted and compared at the end"
+WRITING = "ours, writing alone as asrestore does"
 THEIRS = "asrestore, its defaults"
 
 
@@ -88,13 +90,23 @@ def run(options: argparse.Namespace, folder: Path) -> Report:
         made = plan_restore(store, "bench", options.namespace, access, target, holder="bench")
         return require_ok(run_restore(access, store, made, workers=2)).outcomes.inserted
 
+    def writing() -> int:
+        target = RestoreTarget(cluster="bench", namespace=options.namespace, is_scratch=True)
+        made = plan_restore(store, "bench", options.namespace, access, target, holder="bench")
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                results = list(pool.map(lambda part: restore_slice(access, store, made, *part), made.slices))
+        finally:
+            release_target(store, made)
+        return sum(result.outcomes.inserted for result in results)
+
     def theirs() -> int:
         command = [options.asrestore, "-h", options.host, "-p", str(options.port), "-n", options.namespace]
         command += ["-d", str(folder / manifest.prefix), "--compress", "zstd"]
         subprocess.run(command, check=True, capture_output=True)
         return objects(access, options.namespace, None)
 
-    runs = {OURS: ours}
+    runs = {OURS: ours, WRITING: writing}
     if options.asrestore:
         runs[THEIRS] = theirs
     else:
@@ -113,13 +125,14 @@ def run(options: argparse.Namespace, folder: Path) -> Report:
     for name, values in samples.items():
         report.add(name, values)
 
-    def ratio(key: str) -> float | None:
+    def ratio(key: str, name: str) -> float | None:
         if THEIRS not in samples:
             return None
-        return median(a[key] / b[key] for a, b in zip(samples[OURS], samples[THEIRS], strict=True))
+        return median(a[key] / b[key] for a, b in zip(samples[name], samples[THEIRS], strict=True))
 
-    report.target("records/s, ours (checked) / asrestore", ratio("records/s"), least=3.5)
-    report.target("CPU seconds, ours / asrestore", ratio("cpu_s"), most=0.2)
+    report.target("records/s, ours, writing alone / asrestore", ratio("records/s", WRITING), least=3.5)
+    report.target("records/s, ours with all its checks / asrestore", ratio("records/s", OURS), least=3.5)
+    report.target("CPU seconds, ours with all its checks / asrestore", ratio("cpu_s", OURS), most=0.2)
     return report
 
 
