@@ -12,6 +12,7 @@ from backup_world import FULL, INCREMENTAL, LOOPBACK, World, connect, rows, sett
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.drill import Drill, ProductionTarget, newest_points, run_drill
 from dbops.backups import catalog
+from dbops.backups.lease import Lease, LeaseHeld
 from dbops.backups.store import LocalStore
 from dbops.backups.verify import verify
 from dbops.errors import DbopsError
@@ -87,6 +88,17 @@ def test_what_a_killed_drill_has_left_is_removed_first(lab: World, scratch: Acce
     client.close()
     assert drill(lab, scratch).problems == ()
     assert held(scratch) == 0
+
+
+def test_a_second_drill_at_once_does_not_empty_what_the_first_restores(lab: World, scratch: Access) -> None:
+    client = connect(scratch.seeds[0][1])
+    client.put(("drill", "first", 1), {"n": 1})
+    lease = Lease.acquire(lab.store, catalog.lease_key("scratch", "drill"), "the first", HOUR)
+    with pytest.raises(LeaseHeld, match="the first"):
+        drill(lab, scratch)
+    assert client.get(("drill", "first", 1))[2] == {"n": 1}
+    lease.release()
+    client.close()
 
 
 def test_a_drill_over_its_objective_says_so_although_the_data_is_right(lab: World, scratch: Access) -> None:

@@ -11,12 +11,13 @@ from datetime import timedelta
 
 from dbops.aerospike.backup import OnProgress, no_progress
 from dbops.aerospike.cluster import Access, Cluster
-from dbops.aerospike.restore import plan_restore, run_restore
+from dbops.aerospike.restore import LEASE, plan_restore, run_restore
 from dbops.backups import catalog
 from dbops.backups.cipher import NO_KEYS, Keys
+from dbops.backups.lease import Lease
 from dbops.backups.restores import RestoreReport, RestoreTarget
 from dbops.backups.store import Store
-from dbops.errors import FinalError
+from dbops.errors import FinalError, RetryableError
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,32 @@ def run_drill(
     """Restore a point to the scratch namespace, compare and time it, and empty the namespace again.
 
     :param production: every cluster that is backed up; none of their addresses may be one of the scratch cluster's.
-    :raises ProductionTarget: nothing was touched.
+    :raises ProductionTarget, LeaseHeld: nothing was touched.
     """
     refuse_production(scratch, production)
     target = RestoreTarget(cluster=scratch.cluster, namespace=scratch_namespace, is_scratch=True)
+    # Before anything is emptied: it may be what another drill is just restoring.
+    lease = Lease.acquire(store, catalog.lease_key(target.cluster, target.namespace), holder, LEASE)
+    try:
+        return _drill(store, cluster, namespace, id, scratch, target, rto, holder, workers, keys, on_progress)
+    finally:
+        lease.release()
+
+
+def _drill(
+    store: Store,
+    cluster: str,
+    namespace: str,
+    id: str,
+    scratch: Access,
+    target: RestoreTarget,
+    rto: timedelta,
+    holder: str,
+    workers: int,
+    keys: Keys,
+    on_progress: OnProgress,
+) -> Drill:
+    scratch_namespace = target.namespace
     with Cluster(scratch) as reader:
         reader.wait_ready(scratch_namespace, EMPTY_SECONDS, lambda reason: log.info("waiting: %s", reason))
         if reader.namespace_state(scratch_namespace).master_objects:
@@ -78,6 +101,8 @@ def run_drill(
         report = run_restore(scratch, store, plan, workers=workers, keys=keys, on_progress=on_progress)
         seconds = time.monotonic() - started
     finally:
+        lease_key = catalog.lease_key(target.cluster, target.namespace)
+        Lease.acquire(store, lease_key, holder, LEASE)  # the restore has given it back
         with Cluster(scratch) as reader:
             reader.refresh()
             empty(reader, scratch_namespace)
@@ -114,9 +139,7 @@ def _addresses(access: Access) -> set[tuple[str, int]]:
         with Cluster(access) as cluster:
             cluster.refresh()
             found |= {address for node in cluster.nodes.values() for address in node.addresses}
-    except FinalError:
-        raise
-    except Exception as problem:  # a production cluster that is down must not stop a drill: its seeds are compared
+    except RetryableError as problem:  # a production cluster that is down must not stop a drill: its seeds are compared
         log.warning("nodes of cluster %s are not known now: %s", access.cluster, problem)
     resolved: set[tuple[str, int]] = set()
     for host, port in found:
