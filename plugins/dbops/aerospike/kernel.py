@@ -143,8 +143,19 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _INTERPRETED: Final = bool(vars(numba.config)["DISABLE_JIT"])
 
 
+_njit: Any = numba.njit  # its types do not know _nrt
+
+# Without reference counts: each count is two locked instructions at every call, for every array, which took four fifths
+# of all the time. What such a function is given stays alive in its caller, and it can make no array of its own.
+
+
 def _inner(function: _F) -> _F:
-    return cast(_F, numba.njit(nogil=True)(function))
+    return cast(_F, _njit(nogil=True, _nrt=False)(function))
+
+
+def _inline(function: _F) -> _F:
+    """For what is small and called for each line: a call passes every array as seven arguments."""
+    return cast(_F, _njit(nogil=True, _nrt=False, forceinline=True)(function))
 
 
 def _entry(function: _F) -> _F:
@@ -172,6 +183,10 @@ _wire16: Any
 _wire32: Any
 _wire64: Any
 _mulhi: Any  # the upper 64 bits of the product of two numbers
+_address: Any  # of a byte of an array
+_bits: Any  # of a double
+_double: Any  # of 64 bits
+_lowest: Any  # how many zero bits are below the lowest one that is set
 
 if _INTERPRETED:
 
@@ -201,6 +216,9 @@ if _INTERPRETED:
 
     def _mulhi(a: np.uint64, b: np.uint64) -> np.uint64:
         return np.uint64(int(a) * int(b) >> 64)
+
+    def _lowest(word: np.uint64) -> int:
+        return (int(word) & -int(word)).bit_length() - 1
 
     _load8, _load16, _load32, _load64 = (_python_load(size, "big") for size in (1, 2, 4, 8))
     _load64_le = _python_load(8, "little")
@@ -271,6 +289,34 @@ else:
             return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
         return types.uint64(types.uint64, types.uint64), code
+
+    @intrinsic
+    def _lowest(_context: Any, _word: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
+
+        return types.int64(types.uint64), code
+
+    @intrinsic
+    def _address(_context: Any, array: Any, _at: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.ptrtoint(_pointer(context, builder, signature.args[0], *args), ir.IntType(64))
+
+        return types.uintp(array, types.int64), code
+
+    @intrinsic
+    def _bits(_context: Any, _number: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], ir.IntType(64))
+
+        return types.uint64(types.float64), code
+
+    @intrinsic
+    def _double(_context: Any, _bits: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], ir.DoubleType())
+
+        return types.float64(types.uint64), code
 
     _load8, _load16, _load32, _load64 = (_loader(bits, True) for bits in (8, 16, 32, 64))
     _load64_le = _loader(64, False)
@@ -400,8 +446,8 @@ if _INTERPRETED:
         _cut(out, w, SLACK)[: len(text)] = np.frombuffer(text, np.uint8)
         return w + len(text)
 
-    def _strtod(text: Bytes, at: int, stop: int) -> np.uint64:
-        return np.float64(abs(float(text[at:stop].tobytes()))).view(np.uint64)
+    def _strtod(text: Bytes, at: int) -> np.uint64:
+        return np.float64(abs(float(text[at:].tobytes().split(b"\n", 1)[0]))).view(np.uint64)
 
 else:
     _gcvt: Any = types.ExternalFunction("gcvt", types.uintp(types.float64, types.intc, types.uintp))
@@ -409,9 +455,7 @@ else:
     @_inner
     def _printf(out: Bytes, w: int, bits: np.uint64) -> int:
         """What printf("%.17g") prints, from the C library: its gcvt is that printf with the digits given."""
-        one = np.empty(1, np.uint64)
-        one[0] = bits
-        _gcvt(one.view(np.float64)[0], 17, out[w:].ctypes.data)
+        _gcvt(_double(bits), 17, _address(out, w))
         while _load8(out, w) != 0:
             w += 1
         return w
@@ -419,13 +463,9 @@ else:
     _c_strtod: Any = types.ExternalFunction("strtod", types.float64(types.uintp, types.uintp))
 
     @_inner
-    def _strtod(text: Bytes, at: int, stop: int) -> np.uint64:
-        """The bits, without sign, of the number text[at:stop], as the C library reads it."""
-        copy = np.zeros(stop - at + 1, np.uint8)
-        copy[: stop - at] = text[at:stop]
-        one = np.empty(1, np.float64)
-        one[0] = _c_strtod(copy.ctypes.data, 0)
-        bits: np.uint64 = one.view(np.uint64)[0] & ~_TOP
+    def _strtod(text: Bytes, at: int) -> np.uint64:
+        """The bits, without sign, of the number at text[at:], as the C library reads it: up to the line feed."""
+        bits: np.uint64 = _bits(_c_strtod(_address(text, at), 0)) & ~_TOP
         return bits
 
 
@@ -523,7 +563,7 @@ def _put_double(out: Bytes, w: int, bits: np.uint64) -> int:
     return _put_uint(out, end + 2, np.uint64(ten))
 
 
-@_inner
+@_inline
 def _escapes(word: np.uint64) -> np.uint64:
     """Not 0 when one of the 8 bytes is a space, a line feed or a backslash."""
     a = word ^ _SPACES
@@ -557,7 +597,7 @@ def _put_token(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
     return w
 
 
-@_inner
+@_inline
 def _put_bytes(out: Bytes, w: int, src: Bytes, p: int, size: int) -> int:
     """The bytes as they are; what is short goes in words of 16, up to 15 bytes too many."""
     if size <= 64 and p + 64 <= src.shape[0]:
@@ -965,6 +1005,12 @@ def digests(
 
 _SIXBIT: Final = np.full(256, 255, np.uint8)
 _SIXBIT[np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", np.uint8)] = np.arange(64)
+_BAD: Final = 1 << 24
+_FOURTHS: Final = np.full(1024, _BAD, np.int64)  # what each of four letters adds to three bytes, the first lowest
+for _place in range(4):
+    for _letter_code in np.flatnonzero(_SIXBIT != 255):
+        _three = (int(_SIXBIT[_letter_code]) << 6 * (3 - _place)).to_bytes(3, "big")
+        _FOURTHS[256 * _place + _letter_code] = int.from_bytes(_three, "little")
 _KINDS: Final = np.full(256, -1, np.int64)  # letter of a bin line -> particle type
 for _letter, _kind in (_BLOBS | _PLAIN | {b"X": 3}).items():
     _KINDS[ord(_letter)] = _kind
@@ -976,12 +1022,11 @@ _KEY_SIZE: Final = 2
 _KEY_BASE64: Final = 3
 _NAMESPACE_AT: Final = 4
 _NAMESPACE_SIZE: Final = 5
-_DIGEST_AT: Final = 6
-_SET_AT: Final = 7
-_SET_SIZE: Final = 8  # 0 = no set
-_GENERATION_IS: Final = 9
-_VOID_TIME: Final = 10
-_BINS: Final = 11
+_SET_AT: Final = 6
+_SET_SIZE: Final = 7  # 0 = no set
+_GENERATION_IS: Final = 8
+_VOID_TIME: Final = 9
+_BINS: Final = 10
 _KIND: Final = 0
 _NAME_AT: Final = 1
 _NAME_SIZE: Final = 2  # as in the text, escapes included
@@ -1007,22 +1052,48 @@ _AT_G: Final = _line(b"+ g ")
 _AT_T: Final = _line(b"+ t ")
 _AT_B: Final = _line(b"+ b ")
 
+# Eight digits of text to their value, as three multiplications.
+_SIXES: Final = np.uint64(0x0606060606060606)
+_8: Final = np.uint64(8)
+_16: Final = np.uint64(16)
+_32: Final = np.uint64(32)
+_NIBBLES: Final = np.uint64(0xF0F0F0F0F0F0F0F0)
+_EACH_FOUR: Final = np.uint64(0x000000FF000000FF)
+_BY_100: Final = np.uint64(100 + (1_000_000 << 32))
+_BY_1: Final = np.uint64(1 + (10_000 << 32))
 
-@_inner
+
+@_inline
 def _fail(state: Ints, why: int, at: int) -> int:
     state[OFFSET] = at
     return -why
 
 
-@_inner
+@_inline
 def _more(state: Ints, until: int) -> int:
     state[SOURCE_NEEDED] = until
     return _MORE
 
 
-@_inner
+@_inline
 def _read_name(text: Bytes, p: int, end: int, delimiter: int, state: Ints) -> int:
     """Return the position of the delimiter behind the name at p."""
+    if p + 16 <= end:
+        found = _escapes(_load64_le(text, p))
+        size = 0
+        if found == _0:
+            found = _escapes(_load64_le(text, p + 8))
+            size = 8
+        if found != _0:  # the lowest mark is exact
+            size += _lowest(found) >> 3
+            if size != 0 and _load8(text, p + size) == delimiter:
+                return int(p + size)
+    return _read_long_name(text, p, end, delimiter, state)
+
+
+@_inner
+def _read_long_name(text: Bytes, p: int, end: int, delimiter: int, state: Ints) -> int:
+    """`_read_name` for what has escapes, or is long, or at the end of the text."""
     legacy = state[LEGACY] != 0
     size = 0
     at = p
@@ -1047,7 +1118,7 @@ def _read_name(text: Bytes, p: int, end: int, delimiter: int, state: Ints) -> in
     return p
 
 
-@_inner
+@_inline
 def _read_uint(text: Bytes, p: int, end: int, limit: int, delimiter: int, state: Ints) -> tuple[int, int]:
     """Return (position of the delimiter behind the digits at p, their value)."""
     at = p
@@ -1069,7 +1140,7 @@ def _read_uint(text: Bytes, p: int, end: int, limit: int, delimiter: int, state:
     return p, value
 
 
-@_inner
+@_inline
 def _parse_int(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint64]:
     """Return (position of the line feed behind the signed integer at p, its 64 bits)."""
     start = p
@@ -1087,7 +1158,7 @@ def _parse_int(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint
         if c < 48 or c > 57 or p - at >= 20:
             return _fail(state, _NUMBER, p), _0
         digit = np.uint64(c - 48)
-        if value > (limit - digit) // _TEN:
+        if p - at >= 18 and value > (limit - digit) // _TEN:
             return _fail(state, _NUMBER, at), _0
         value = value * _TEN + digit
         p += 1
@@ -1107,9 +1178,55 @@ def _letters(text: Bytes, p: int, end: int, word: int, size: int) -> bool:
     return True
 
 
-@_inner
+@_inline
+def _read_decimal(text: Bytes, p: int, end: int) -> tuple[int, int, np.uint64, int]:
+    """The usual case of `_read_double`, up to 19 digits with or without a point and no exponent.
+
+    Return (position of the line feed, number of digits, their value, position of the point or -1); 0 digits = another
+    case.
+    """
+    if p < end and _load8(text, p) == 45:
+        p += 1
+    at = p
+    point = -1
+    value = _0
+    while p < end:
+        if p + 8 <= end and p - at <= 11:
+            word = _load64_le(text, p) ^ _ZEROS
+            if (word | (word + _SIXES)) & _NIBBLES == _0:  # 8 digits: in pairs, in fours, in eights
+                word = word * _TEN + (word >> _8)
+                word = ((word & _EACH_FOUR) * _BY_100 + ((word >> _16) & _EACH_FOUR) * _BY_1) >> _32
+                value = value * _10E8 + word
+                p += 8
+                continue
+        c = _load8(text, p)
+        if 48 <= c <= 57:
+            value = value * _TEN + np.uint64(c - 48)
+        elif c == 46 and point < 0:
+            point = p
+        else:
+            break
+        p += 1
+    digits = p - at - (1 if point >= 0 else 0)
+    if p >= end or _load8(text, p) != 10 or digits > 19:
+        return p, 0, _0, -1
+    return p, digits, value, point
+
+
+@_inline
 def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint64]:
     """Return (position of the line feed behind the floating-point number at p, its 64 bits)."""
+    stop, digits, mantissa, point = _read_decimal(text, p, end)
+    if digits != 0:
+        sign = _TOP if _load8(text, p) == 45 else _0
+        exponent = point - stop + 1 if point >= 0 else 0
+        return stop, sign | _nearest_double(text, p, mantissa, exponent, False)
+    return _read_other_double(text, p, end, state)
+
+
+@_inner
+def _read_other_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.uint64]:
+    """`_read_double` for exponents, infinities, and what is no number."""
     at = p
     stop = p
     while True:
@@ -1177,12 +1294,12 @@ def _read_double(text: Bytes, p: int, end: int, state: Ints) -> tuple[int, np.ui
                 scale = scale * 10 + (c - 48)
             p += 1
         exponent += -scale if negative else scale
-    return stop, sign | _nearest_double(text, at, stop, mantissa, exponent, inexact)
+    return stop, sign | _nearest_double(text, at, mantissa, exponent, inexact)
 
 
 @_inner
-def _nearest_double(text: Bytes, at: int, stop: int, mantissa: np.uint64, exponent: int, inexact: bool) -> np.uint64:
-    """The bits, without sign, of the double next to mantissa * 10**exponent; text[at:stop] says it too.
+def _nearest_double(text: Bytes, at: int, mantissa: np.uint64, exponent: int, inexact: bool) -> np.uint64:
+    """The bits, without sign, of the double next to mantissa * 10**exponent; text[at:] says it too.
 
     As in `_put_double`, one multiplication is certain unless it ends that close below a half, or on it; the C
     library decides those, and whatever is out of the range of normal doubles.
@@ -1190,7 +1307,7 @@ def _nearest_double(text: Bytes, at: int, stop: int, mantissa: np.uint64, expone
     if mantissa == _0:
         return _0
     if inexact or exponent < _LOWEST_POWER or exponent > _HIGHEST_POWER:
-        return _strtod(text, at, stop)
+        return _strtod(text, at)
     power = exponent - _LOWEST_POWER
     shift = 0
     while mantissa >> _63 == _0:
@@ -1208,16 +1325,16 @@ def _nearest_double(text: Bytes, at: int, stop: int, mantissa: np.uint64, expone
         drop = np.uint64(10)
         two -= 1
     if two < 1 or two > 2045:
-        return _strtod(text, at, stop)
+        return _strtod(text, at)
     bits: np.uint64 = high >> drop
     fraction = high & ((_1 << drop) - _1)
     half = _1 << (drop - _1)
     if fraction >= half:
         if fraction == half and middle == _0 and low == _0:
-            return _strtod(text, at, stop)
+            return _strtod(text, at)
         bits += _1
     elif fraction == half - _1 and middle == _ALL:
-        return _strtod(text, at, stop)
+        return _strtod(text, at)
     # a carry out of the 53 bits goes into the exponent, where it belongs
     bits += np.uint64(two - 1) << _52
     return bits
@@ -1239,6 +1356,21 @@ def _read_base64(text: Bytes, p: int, size: int) -> bool:
     return pad == 0 or c & (3 if pad == 1 else 15) == 0
 
 
+@_inline
+def _read_digest(text: Bytes, p: int, digest: Bytes) -> bool:
+    """Write what the 28 letters at p stand for to `digest`, uint8[24]; whether they are strict base64."""
+    bad = 0
+    for i in range(6):
+        at = p + 4 * i
+        word = _FOURTHS[_load8(text, at)] | _FOURTHS[256 + _load8(text, at + 1)]
+        word |= _FOURTHS[512 + _load8(text, at + 2)] | _FOURTHS[768 + _load8(text, at + 3)]
+        bad |= word
+        _store32(digest, 3 * i, word)
+    word = _FOURTHS[_load8(text, p + 24)] | _FOURTHS[256 + _load8(text, p + 25)] | _FOURTHS[512 + _load8(text, p + 26)]
+    _store32(digest, 18, word)
+    return bool((bad | word) & _BAD == 0 and word >> 16 == 0 and _load8(text, p + 27) == 61)
+
+
 @_inner
 def _from_base64(text: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
     """Write what checked base64 stands for."""
@@ -1256,7 +1388,7 @@ def _from_base64(text: Bytes, p: int, size: int, out: Bytes, w: int) -> int:
     return w
 
 
-@_inner
+@_inline
 def _read_value(text: Bytes, p: int, end: int, encoded: bool, state: Ints) -> tuple[int, int, int]:
     """`length SP bytes LF` at p: return (position behind it, of the bytes, their length)."""
     at = p
@@ -1307,7 +1439,7 @@ def _read_key(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
 
 
 @_inner
-def _read_head(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
+def _read_head(text: Bytes, p: int, end: int, part: Ints, digest: Bytes, state: Ints) -> int:
     """The lines of a record from its key to its bin count; return the position behind, or a negative code."""
     if p + 4 > end:
         return _more(state, p + 4)
@@ -1334,9 +1466,8 @@ def _read_head(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
         return _more(state, p + 33)
     if _load32(text, p) != _AT_D or _load8(text, p + 32) != 10:
         return _fail(state, _WANT_DIGEST, p)
-    if _load8(text, p + 31) != 61 or _load8(text, p + 30) == 61 or not _read_base64(text, p + 4, 28):
+    if not _read_digest(text, p + 4, digest):
         return _fail(state, _WANT_DIGEST, p)
-    part[_DIGEST_AT] = p + 4
     p += 33
 
     if p + 4 > end:
@@ -1375,7 +1506,7 @@ def _read_head(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> int:
     return p if p < 0 else p + 1
 
 
-@_inner
+@_inline
 def _read_bin(text: Bytes, p: int, end: int, part: Ints, state: Ints) -> tuple[int, np.uint64]:
     """One bin line; return (position behind it or a negative code, bits of a number)."""
     if p + 5 > end:
@@ -1458,25 +1589,21 @@ def scan(
     :param fingerprints: uint64[4096], see `encode`.
     :return: (pos, status); after BROKEN pos is the start of the record that cannot be read.
     """
-    part = np.zeros(12, np.int64)
-    digest = np.zeros(21, np.uint8)
+    part = np.zeros(11, np.int64)
+    digest = np.zeros(24, np.uint8)
     records = state[RECORDS]
     expiring = state[EXPIRING]
     status = DONE if final else NEED_MORE
     while pos < end:
-        p = _read_head(text, pos, end, part, state)
+        p = _read_head(text, pos, end, part, digest, state)
         if p >= 0:
-            digest_at = part[_DIGEST_AT]
             for _ in range(part[_BINS]):
                 p, _ = _read_bin(text, p, end, part, state)
                 if p < 0:
                     break
-        else:
-            digest_at = 0
         if p < 0:
             status = _settle(state, p, pos, end, final)
             break
-        _from_base64(text, digest_at, 28, digest, 0)
         partition = (_load8(digest, 0) | (_load8(digest, 1) << 8)) & 4095
         counts[partition] += 1
         fingerprints[partition] += _load64_le(digest, 12)
@@ -1490,9 +1617,20 @@ def scan(
     return pos, status
 
 
-@_inner
+@_inline
 def _put_name(out: Bytes, w: int, text: Bytes, p: int, size: int, legacy: bool) -> int:
     """A name without the backslashes."""
+    if size <= 16 and p + 16 <= text.shape[0]:
+        a = _load64_le(text, p) ^ _SLASHES
+        b = _load64_le(text, p + 8) ^ _SLASHES
+        if (((a - _ONES) & ~a) | ((b - _ONES) & ~b)) & _TOPS == _0:
+            _copy16(out, w, text, p)
+            return w + size
+    return _put_long_name(out, w, text, p, size, legacy)
+
+
+@_inner
+def _put_long_name(out: Bytes, w: int, text: Bytes, p: int, size: int, legacy: bool) -> int:
     stop = p + size
     while p < stop:
         c = _load8(text, p)
@@ -1505,7 +1643,7 @@ def _put_name(out: Bytes, w: int, text: Bytes, p: int, size: int, legacy: bool) 
     return w
 
 
-@_inner
+@_inline
 def _put_value(out: Bytes, w: int, text: Bytes, p: int, size: int, encoded: bool) -> int:
     if encoded:
         return _from_base64(text, p, size, out, w)
@@ -1516,7 +1654,7 @@ def _put_value(out: Bytes, w: int, text: Bytes, p: int, size: int, encoded: bool
 # the key: bytes 4 to 20 of 20, of which the first two name the partition.
 
 
-@_inner
+@_inline
 def _slot(keys: Longs, marks: Bytes, a: np.uint64, b: np.uint64) -> int:
     """Where this digest stands, or the empty place where it belongs. `marks` has a power of two of places."""
     mask = marks.shape[0] - 1
@@ -1526,7 +1664,7 @@ def _slot(keys: Longs, marks: Bytes, a: np.uint64, b: np.uint64) -> int:
     return int(at)
 
 
-@_inner
+@_inline
 def _is_chosen(text: Bytes, at: int, size: int, names: Bytes, ends: Ints) -> bool:
     """Whether text[at:at + size] is one of the names; no names = all."""
     if ends.shape[0] == 0:
@@ -1551,7 +1689,7 @@ _SKIPPED: Final = -2
 _ROW_FLAGS: Final = 0x0E  # the row has info bits, a generation and a ttl
 
 
-@_inner
+@_inline
 def _put_row_head(
     out: Bytes, w: int, number: int, digest: Bytes, at: int, info2: int, info3: int, generation: int, ttl: int
 ) -> None:
@@ -1729,8 +1867,8 @@ def decode(
     :param remember: put the digests of these records into `keys` and `marks`, which must have room.
     :return: (pos, w, status).
     """
-    part = np.zeros(12, np.int64)
-    digest = np.zeros(21, np.uint8)
+    part = np.zeros(11, np.int64)
+    digest = np.zeros(24, np.uint8)
     status = DONE if final else NEED_MORE
     while pos < end:
         row = state[ROWS]
@@ -1741,9 +1879,8 @@ def decode(
         slot = 0
         a = _0
         b = _0
-        p = _read_head(text, pos, end, part, state)
+        p = _read_head(text, pos, end, part, digest, state)
         if p >= 0:
-            _from_base64(text, part[_DIGEST_AT], 28, digest, 0)
             partition = (_load8(digest, 0) | (_load8(digest, 1) << 8)) & 4095
             if part[_VOID_TIME] != 0:
                 part[_VOID_TIME] += extra_ttl
