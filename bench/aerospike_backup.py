@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
 from multiprocessing import get_context
@@ -331,13 +332,28 @@ def slice_peak(options: dict[str, object], store: Store, partitions: int) -> tup
     try:
         empty = np.zeros(1, np.uint8)
         kernel.encode(empty, 0, 0, empty, 0, np.zeros(kernel.STATE_SIZE, np.int64), *Tally().arrays)
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        baseline = _status("VmRSS")
-        result = backup_slice(bench.access, store, plan, 0, partitions - 1)
-        return sum(result.counts), _status("VmHWM") - baseline, baseline
+        with memory() as used:
+            result = backup_slice(bench.access, store, plan, 0, partitions - 1)
+        return sum(result.counts), used.peak, used.baseline
     finally:
         store.delete([item.key for item in store.list(f"aerospike/bench/{namespace.name}/")])
         release_lease(store, plan)
+
+
+@dataclass
+class Memory:
+    """MiB of this process: resident before, and how much more at the peak."""
+
+    baseline: float
+    peak: float = 0.0
+
+
+@contextmanager
+def memory() -> Iterator[Memory]:
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    used = Memory(_status("VmRSS"))
+    yield used
+    used.peak = _status("VmHWM") - used.baseline
 
 
 def _status(name: str) -> float:

@@ -11,23 +11,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
-from aerospike_backup import PLATFORM, load, measured, objects, version
+import numpy as np
+from aerospike_backup import PLATFORM, load, measured, memory, objects, version
+from dbops.aerospike import kernel
 from dbops.aerospike.backup import plan_backup, run_backup
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.drill import empty
 from dbops.aerospike.restore import plan_restore, release_target, require_ok, restore_slice, run_restore
+from dbops.aerospike.wire import PARTITIONS
 from dbops.backups import catalog
 from dbops.backups.manifest import Kind
 from dbops.backups.restores import RestoreTarget
 from dbops.backups.store import LocalStore
 from dbops.backups.verify import verify
 from dbops.errors import DbopsError
-from dbops.platform import load_platform
+from dbops.platform import AerospikeCluster, Namespace, Platform, load_platform
 from report import NOT_MEASURED, Report, machine
 
 SET = "bench"
@@ -121,9 +125,10 @@ def run(options: argparse.Namespace, folder: Path) -> Report:
             if count != options.records:
                 raise DbopsError(f"{name} wrote {count:,} of {options.records:,} records")
             samples[name].append({"records/s": count / seconds, "seconds": seconds, "cpu_s": cpu})
-    clear(access, options.namespace)
     for name, values in samples.items():
         report.add(name, values)
+    peaks(options, platform, cluster, namespace, access, store, report)
+    clear(access, options.namespace)
 
     def ratio(key: str, name: str) -> float | None:
         if THEIRS not in samples:
@@ -134,6 +139,48 @@ def run(options: argparse.Namespace, folder: Path) -> Report:
     report.target("records/s, ours with all its checks / asrestore", ratio("records/s", OURS), least=3.5)
     report.target("CPU seconds, ours with all its checks / asrestore", ratio("cpu_s", OURS), most=0.2)
     return report
+
+
+def peaks(
+    options: argparse.Namespace,
+    platform: Platform,
+    cluster: AerospikeCluster,
+    namespace: Namespace,
+    access: Access,
+    store: LocalStore,
+    report: Report,
+) -> None:
+    """Peak of one slice over interpreter and imports, for a twentieth of twice the records and for all of these."""
+    clear(access, options.namespace)
+    load(access, options.namespace, SET, 2 * options.records)
+    plan = plan_backup(platform, cluster, namespace, Kind.FULL, access, store, holder="bench", slices=1)
+    run_backup(access, store, plan, workers=1)
+    found = {}
+    for size, partitions in (("few", PARTITIONS // 20), ("many", PARTITIONS)):
+        clear(access, options.namespace)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            records, peak, baseline = pool.submit(slice_peak, access, store, options.namespace, partitions).result()
+        found[size] = peak
+        report.add(
+            f"peak memory of a slice, {size} records", [{"records": records, "MiB": peak, "baseline_MiB": baseline}]
+        )
+    report.target("MiB, peak of a slice, many records", found["many"], most=64)
+    report.target("MiB, difference of the peaks, many and few records", abs(found["many"] - found["few"]), most=8)
+
+
+def slice_peak(access: Access, store: LocalStore, namespace: str, partitions: int) -> tuple[int, float, float]:
+    """Runs in a process of its own: records, peak MiB over the baseline, baseline MiB."""
+    target = RestoreTarget(cluster="bench", namespace=namespace, is_scratch=True)
+    plan = plan_restore(store, "bench", namespace, access, target, holder="bench", allow_unverified=True)
+    try:
+        empty, state = np.zeros(kernel.SLACK, np.uint8), np.zeros(kernel.STATE_SIZE, np.int64)
+        rows = np.zeros((1, 2), np.int64)
+        kernel.decode(empty, 0, 0, True, empty, 0, state, empty[:0], 0, 0, 0, rows, *kernel.EVERYTHING)
+        with memory() as used:
+            result = restore_slice(access, store, plan, 0, partitions - 1)
+        return result.outcomes.inserted, used.peak, used.baseline
+    finally:
+        release_target(store, plan)
 
 
 def clear(access: Access, namespace: str) -> None:
