@@ -1,5 +1,6 @@
 """What exists on the platform: `include/platform/*.yaml` as typed, validated objects."""
 
+from dbops.platform.fields import PlatformError, duration_text
 from dbops.platform.load import PlatformFileError, Problem, load_platform
 from dbops.platform.model import (
     METRICS,
@@ -15,13 +16,12 @@ from dbops.platform.model import (
     Objective,
     Objectives,
     Platform,
-    PlatformError,
     Retention,
     Scratch,
     Severity,
     Storage,
-    duration_text,
 )
+from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
 
 __all__ = [
     "METRICS",
@@ -29,9 +29,13 @@ __all__ = [
     "Aerospike",
     "AerospikeCluster",
     "Alerts",
+    "Archive",
+    "ArchiveTable",
     "BackupEncryption",
     "BackupKind",
     "Engine",
+    "Grantee",
+    "LegalHold",
     "Limit",
     "Namespace",
     "Objective",
@@ -40,10 +44,13 @@ __all__ = [
     "PlatformError",
     "PlatformFileError",
     "Problem",
+    "Redshift",
     "Retention",
     "Scratch",
     "Severity",
     "Storage",
+    "Vacuum",
+    "Window",
     "duration_text",
     "load_platform",
 ]

@@ -13,8 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from dbops.platform.cron import starts
+from dbops.platform.fields import duration_text
 from dbops.platform.load import PlatformFileError, load_platform, platform_file
-from dbops.platform.model import METRICS, SYSTEMS, Platform, Severity, duration_text
+from dbops.platform.model import METRICS, SYSTEMS, Platform, Severity
 from dbops.platform.rpo import RpoProof, prove
 
 app = typer.Typer(help="What exists: check the file, prove its RPOs, print the pools.", no_args_is_help=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 import dbops
-from dbops.platform.model import Platform, PlatformError
+from dbops.platform.fields import PlatformError
+from dbops.platform.model import Platform
 
 if TYPE_CHECKING:
     import yaml

@@ -5,46 +5,53 @@ A check that needs two fields is a validator of the later one, so that it also r
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import ip_address
-from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
-    PlainSerializer,
     StrictBool,
     StringConstraints,
-    ValidationError,
     ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from dbops.errors import ConfigurationError
-from dbops.platform.cron import check_cron
+from dbops.platform.fields import (
+    Bucket,
+    ConnectionId,
+    Cron,
+    Duration,
+    DurationOrZero,
+    Email,
+    KmsKey,
+    Model,
+    Name,
+    NamespaceName,
+    Number,
+    PlatformError,
+    Prefix,
+    Region,
+    Seed,
+    SetName,
+    Whole,
+    duration_text,
+    inherited,
+    pattern,
+    program,
+    refuse,
+    unique,
+)
+from dbops.platform.redshift import Redshift
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
-LONGEST = timedelta(days=36500)
-SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 Engine = Literal["native", "asbackup", "absctl"]
 """What reads a cluster for a backup: this package, or one of Aerospike's own programs."""
-
-
-class PlatformError(ConfigurationError):
-    """The platform configuration is wrong, or something was asked of it that it does not hold."""
 
 
 class Severity(StrEnum):
@@ -70,184 +77,13 @@ METRICS: Mapping[str, str] = {
 }
 
 
-def refuse(problems: Iterable[tuple[Sequence[str | int], str]]) -> None:
-    """Raise one error that holds every problem with its path (relative to the model that is validated)."""
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError("platform", "{reason}", {"reason": reason}), loc=tuple(path), input=None
-        )
-        for path, reason in problems
-    ]
-    if details:
-        raise ValidationError.from_exception_data("platform", details)
-
-
-def duration_text(value: timedelta) -> str:
-    """`6 h 31 min`: the largest units that are not zero."""
-    seconds = round(value.total_seconds())
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, seconds = divmod(seconds, size)
-        if count:
-            parts.append(f"{count} {unit}")
-    return sign + (" ".join(parts) or "0 s")
-
-
-def _duration(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        found = value
-    else:
-        match = re.fullmatch(r"(\d{1,9})([smhd])", value) if isinstance(value, str) else None
-        if not match:
-            raise ValueError("is no duration; write a whole number with its unit: 60s, 15m, 6h, 30d")
-        found = timedelta(seconds=int(match[1]) * SECONDS[match[2]])
-    if not timedelta(0) <= found <= LONGEST:
-        raise ValueError(f"must lie between 0s and {LONGEST.days}d")
-    return found
-
-
-def _duration_in_file(value: timedelta) -> str:
-    seconds = round(value.total_seconds())
-    unit = next(unit for unit in ("d", "h", "m", "s") if seconds % SECONDS[unit] == 0)
-    return f"{seconds // SECONDS[unit]}{unit}"
-
-
-def _positive(value: timedelta) -> timedelta:
-    if not value:
-        raise ValueError("must be more than zero")
-    return value
-
-
-def _cron(value: str) -> str:
-    check_cron(value)
-    return " ".join(value.split())
-
-
-def _seed(value: str) -> str:
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):(\d{1,5})", value)
-    if not match or not 1 <= int(match[3]) <= 65535:
-        raise ValueError("is no seed; write host:port, with a port of 1..65535 (Aerospike's is 3000)")
-    return value
-
-
-def _bucket(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", value) or ".." in value:
-        raise ValueError("is no bucket name: 3 to 63 of a-z, 0-9, '-' and '.', with a letter or digit at both ends")
-    if re.fullmatch(r"[0-9.]+", value):
-        try:
-            ip_address(value)
-        except ValueError:
-            return value
-        raise ValueError("is no bucket name: it looks like an IP address")
-    return value
-
-
-def _prefix(value: str) -> str:
-    if value and not re.fullmatch(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*", value):
-        raise ValueError(
-            "is no prefix: parts of letters, digits and -_.!*'() joined by single slashes, none at the ends"
-        )
-    if any(part in {".", ".."} for part in value.split("/")):
-        raise ValueError("must not hold '.' or '..' as a part")
-    return value
-
-
-def _program(value: str) -> str:
-    if not PurePosixPath(value).is_absolute():
-        raise ValueError("is no absolute path of a program; leave it out to take the one that PATH finds")
-    return value
-
-
-def _kms_key(value: str) -> str:
-    key = r"(?:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32})"
-    alias = r"alias/[A-Za-z0-9/_-]{1,250}"
-    if not re.fullmatch(rf"{key}|{alias}|arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{{12}}:(?:key/{key}|{alias})", value):
-        raise ValueError("is no KMS key; write its id, its ARN, or alias/<name>")
-    return value
-
-
-def _unique(what: str) -> WrapValidator:
-    """The items of a list (their `name`, or the items themselves) are all different."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        problems: list[InitErrorDetails] = []
-        first: dict[object, int] = {}
-        for index, item in enumerate(value if isinstance(value, list | tuple) else ()):
-            name = item.get("name") if isinstance(item, Mapping) else getattr(item, "name", item)
-            if not isinstance(name, str):
-                continue
-            if name in first:
-                reason = f"{what} {name!r} was named before, at [{first[name]}]"
-                kind = PydanticCustomError("platform", "{reason}", {"reason": reason})
-                problems.append(InitErrorDetails(type=kind, loc=(index,), input=None))
-            first.setdefault(name, index)
-        try:
-            result = handler(value)
-        except ValidationError as error:
-            if not problems:
-                raise
-            raise ValidationError.from_exception_data("platform", [*_details(error), *problems]) from None
-        if problems:
-            raise ValidationError.from_exception_data("platform", problems)
-        return result
-
-    return WrapValidator(check)
-
-
-def _details(error: ValidationError) -> list[InitErrorDetails]:
-    return [
-        InitErrorDetails(
-            type=PydanticCustomError(found["type"], "{reason}", {"reason": found["msg"]}),
-            loc=found["loc"],
-            input=found["input"],
-        )
-        for found in error.errors(include_url=False)
-    ]
-
-
-def _name(pattern: str, longest: int) -> StringConstraints:
-    return StringConstraints(pattern=pattern, max_length=longest)
-
-
-def _inherited() -> Any:
-    """Filled in by a validator once the whole is valid."""
-    return None
-
-
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(_duration),
-    AfterValidator(_positive),
-    PlainSerializer(_duration_in_file, str, "json"),
-]
-DurationOrZero = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_duration_in_file, str, "json")]
-Cron = Annotated[str, AfterValidator(_cron)]
-Seed = Annotated[str, AfterValidator(_seed)]
-Bucket = Annotated[str, AfterValidator(_bucket)]
-Prefix = Annotated[str, AfterValidator(_prefix)]
-Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]{1,2}$")]
-KmsKey = Annotated[str, AfterValidator(_kms_key)]
-Name = Annotated[str, _name(r"^[a-z0-9][a-z0-9_-]*$", 40)]  # goes into dag ids, pools and object keys
-NamespaceName = Annotated[str, _name(r"^[A-Za-z0-9][A-Za-z0-9_-]*$", 31)]  # 31: Aerospike's limit
-SetName = Annotated[str, _name(r"^[^\s:;/]+$", 63)]  # 63: Aerospike's limit
-ConnectionId = Annotated[str, _name(r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", 200)]
-Email = Annotated[str, StringConstraints(pattern=r"^[^@\s,;<>]+@[^@\s,;<>]+\.[^@\s,;<>.]+$")]
-Whole = Annotated[int, Field(strict=True)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
-
-
 class BackupEncryption(Model):
     """Encryption of backup objects before they leave the worker, as asbackup does it."""
 
     mode: Literal["aes128", "aes256"]
     connection: ConnectionId = "dbops_backup_key"
     """Holds the RSA private key: PEM in its password, or extra `key_file`, or extra `secret_id` (Secrets Manager)."""
-    older_keys: Annotated[tuple[ConnectionId, ...], _unique("connection")] = ()
+    older_keys: Annotated[tuple[ConnectionId, ...], unique("connection")] = ()
     """Connections of keys that backups which are still kept were encrypted with."""
 
     @field_validator("older_keys")
@@ -326,11 +162,11 @@ class Objectives(Model):
 class Namespace(Model):
     name: NamespaceName
     purpose: str = ""
-    sets: Annotated[tuple[SetName, ...], _unique("set")] = ()
+    sets: Annotated[tuple[SetName, ...], unique("set")] = ()
     """The sets that are expected; a backup always holds the whole namespace."""
     track_deletes: StrictBool
     """Store the digests of all records too, so that a restore does not bring deleted ones back."""
-    retention: Retention = Field(default_factory=_inherited)
+    retention: Retention = Field(default_factory=inherited)
     """Default: the platform's."""
 
 
@@ -360,13 +196,13 @@ class BackupKind:
 class AerospikeCluster(Model):
     name: Name
     connection: ConnectionId
-    seeds: Annotated[tuple[Seed, ...], _unique("seed")] = ()
+    seeds: Annotated[tuple[Seed, ...], unique("seed")] = ()
     """`host:port` of nodes to ask first. Empty: host and port of the connection."""
     schedules: Schedules
     max_duration: MaxDurations
     slices: Annotated[Whole, Field(ge=1, le=256)] = 64
     """Parts of a namespace that are backed up, and retried, by themselves; one mapped task each."""
-    pool: Annotated[str, _name(r"^[\w.-]+$", 256)] = Field(default_factory=_inherited)
+    pool: Annotated[str, pattern(r"^[\w.-]+$", 256)] = Field(default_factory=inherited)
     """Default: `aerospike_<name>`."""
     pool_slots: Annotated[Whole, Field(ge=1, le=1024)] = 8
     """Slices of this cluster that Airflow runs at once."""
@@ -376,13 +212,13 @@ class AerospikeCluster(Model):
     """Limit per slice; 0 = none."""
     engine: Engine = "native"
     """What reads the cluster. Restore points of every engine are verified, kept and restored alike."""
-    engine_path: Annotated[str, AfterValidator(_program)] | None = None
+    engine_path: Annotated[str, AfterValidator(program)] | None = None
     """Where the workers have the program of `engine`; None: on their PATH."""
     clock_skew_overlap: Annotated[DurationOrZero, Field(le=timedelta(hours=1))] = timedelta(seconds=60)
     """How far an incremental reaches back before the snapshot that it follows."""
-    objectives: Objective = Field(default_factory=_inherited)
+    objectives: Objective = Field(default_factory=inherited)
     """Default: the platform's for Aerospike."""
-    namespaces: Annotated[tuple[Namespace, ...], _unique("namespace"), Field(min_length=1)]
+    namespaces: Annotated[tuple[Namespace, ...], unique("namespace"), Field(min_length=1)]
 
     @field_validator("max_duration")
     @classmethod
@@ -449,7 +285,7 @@ class Scratch(Model):
     """The namespace that drills restore to and empty again: of a cluster of its own, which serves nobody."""
 
     connection: ConnectionId = "aerospike_scratch"
-    seeds: Annotated[tuple[Seed, ...], _unique("seed")] = ()
+    seeds: Annotated[tuple[Seed, ...], unique("seed")] = ()
     """`host:port` of nodes to ask first. Empty: host and port of the connection."""
     namespace: NamespaceName
     workers: Annotated[Whole, Field(ge=1, le=64)] = 4
@@ -457,7 +293,7 @@ class Scratch(Model):
 
 
 class Aerospike(Model):
-    clusters: Annotated[tuple[AerospikeCluster, ...], _unique("cluster"), Field(min_length=1)]
+    clusters: Annotated[tuple[AerospikeCluster, ...], unique("cluster"), Field(min_length=1)]
     scratch: Scratch | None = None
     """None: no drills."""
 
@@ -505,7 +341,7 @@ class PagerDuty(Model):
 
 class Mail(Model):
     connection: ConnectionId = "dbops_smtp"
-    to: Annotated[tuple[Email, ...], _unique("address"), Field(min_length=1)]
+    to: Annotated[tuple[Email, ...], unique("address"), Field(min_length=1)]
 
 
 class Alerts(Model):
@@ -572,6 +408,8 @@ class Platform(Model):
     alerts: Alerts
     limits: Annotated[dict[str, Limit], AfterValidator(_metrics)]
     aerospike: Aerospike
+    redshift: Redshift | None = None
+    """None: this platform has no warehouse."""
 
     @field_validator("objectives")
     @classmethod

@@ -14,7 +14,8 @@ from functools import lru_cache
 from itertools import pairwise
 
 from dbops.platform.cron import FOUR_YEARS, MONDAY, WEEK, is_weekly, starts
-from dbops.platform.model import AerospikeCluster, BackupKind, Platform, duration_text
+from dbops.platform.fields import duration_text
+from dbops.platform.model import AerospikeCluster, BackupKind, Platform
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,203 @@
+"""The part of a platform file that describes its Redshift warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
+
+from dbops.platform.fields import (
+    Bucket,
+    ConnectionId,
+    Cron,
+    Duration,
+    Model,
+    Name,
+    Number,
+    Prefix,
+    Whole,
+    duration_text,
+    refuse,
+    unique,
+)
+
+DAY = timedelta(days=1)
+
+
+def _table(value: str) -> str:
+    schema, dot, table = value.partition(".")
+    if not dot or not schema or not table or "." in table or any(c in value for c in "\0\"'\n"):
+        raise ValueError("is no table; write schema.table")
+    return value
+
+
+def _days(value: timedelta) -> timedelta:
+    if value % DAY:
+        raise ValueError("must be whole days, as what is archived is whole days")
+    return value
+
+
+TableName = Annotated[str, AfterValidator(_table)]
+Column = Annotated[
+    str, StringConstraints(min_length=1, max_length=127, pattern=r'^[^\x00"]+$')
+]  # 127: Redshift's limit
+Days = Annotated[Duration, AfterValidator(_days)]
+Percent = Annotated[Number, Field(le=100)]
+
+
+class RedshiftSchedules(Model):
+    """Cron of five fields, UTC."""
+
+    daily: Cron = "0 6 * * *"
+    weekly: Cron = "0 3 * * 0"
+    monthly: Cron = "0 4 1 * *"
+    archive: Cron = "30 1 * * *"
+
+
+class Window(Model):
+    """When the weekly maintenance may work, counted from its start."""
+
+    last_start: Duration = timedelta(hours=3)
+    """No VACUUM or ANALYZE starts later."""
+    hard_end: Duration = timedelta(hours=4)
+    """What still runs is cancelled."""
+
+    @field_validator("hard_end")
+    @classmethod
+    def _later(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        if "last_start" in info.data and value <= info.data["last_start"]:
+            raise ValueError(f"must be later than last_start, which is {duration_text(info.data['last_start'])}")
+        return value
+
+
+class Vacuum(Model):
+    """From when on a table is worked on. The first six are the rules of awslabs' AnalyzeVacuumUtility."""
+
+    min_unsorted: Percent = 5
+    max_unsorted: Percent = 50
+    """A table beyond `max_size_mb` that is more unsorted than this gets advice for a deep copy instead."""
+    stats_off: Percent = 10
+    max_size_mb: Annotated[Whole, Field(ge=1)] = 716_800
+    min_interleaved_skew: Annotated[Number, Field(ge=1)] = 1.4
+    sort_benefit: Percent = 5
+    """`vacuum_sort_benefit` from which sorting is worth it, as in the guide."""
+    min_deleted: Percent = 10
+    """Share of rows that are deleted and not yet reclaimed."""
+    to_percent: Annotated[Whole, Field(ge=1, le=100)] = 99
+    boost: StrictBool = False
+
+
+class ArchiveTable(Model):
+    """A table whose old days go to S3."""
+
+    table: TableName
+    """With `days: tables`, the name of a day's table, with {day} for its date: `events.clicks_{day}` (YYYYMMDD)."""
+    column: Column
+    """Date or timestamp (UTC) that says which day a row belongs to; the sort key, so that a day is found at once."""
+    keep: Days
+    """Days that stay in the table."""
+    days: Literal["rows", "tables"] = "rows"
+    """What a day is: rows of one table, which are deleted, or a table of its own, which is dropped."""
+
+    @field_validator("days")
+    @classmethod
+    def _has_day(cls, value: str, info: ValidationInfo) -> str:
+        table = info.data.get("table", "")
+        if table and (value == "tables") != ("{day}" in table):
+            raise ValueError("needs {day} in `table`" if value == "tables" else "is rows, but `table` has {day}")
+        return value
+
+
+class LegalHold(Model):
+    """Days that are not deleted from the table, whatever its `keep` says."""
+
+    table: TableName
+    first: date
+    last: date | None = None
+    """Inclusive; None: no end yet."""
+    reason: Annotated[str, StringConstraints(min_length=1)]
+
+    @field_validator("last")
+    @classmethod
+    def _in_order(cls, value: date | None, info: ValidationInfo) -> date | None:
+        if value is not None and "first" in info.data and value < info.data["first"]:
+            raise ValueError(f"is before first, which is {info.data['first']}")
+        return value
+
+    def covers(self, table: str, day: date) -> bool:
+        return table == self.table and self.first <= day and (self.last is None or day <= self.last)
+
+
+class StorageClass(Model):
+    after: Days
+    name: Literal["STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"]
+
+
+class Archive(Model):
+    """Where archived days go: `<prefix>/<schema>.<table>/dt=YYYY-MM-DD/...` as Parquet."""
+
+    bucket: Bucket | None = None
+    """None: the bucket of the backups."""
+    prefix: Prefix = "archive"
+    iam_role: Annotated[str, StringConstraints(pattern=r"^(default|arn:aws[a-z-]*:iam::\d{12}:role/\S+)$")] = "default"
+    """The role that Redshift uses for UNLOAD and COPY; `default`: the one that the cluster has."""
+    tables: Annotated[tuple[ArchiveTable, ...], AfterValidator(lambda value: _tables(value))] = ()
+    legal_holds: tuple[LegalHold, ...] = ()
+    storage_classes: tuple[StorageClass, ...] = ()
+    """By age of the archived object, through the bucket's lifecycle."""
+
+
+def _tables(value: tuple[ArchiveTable, ...]) -> tuple[ArchiveTable, ...]:
+    names = [item.table for item in value]
+    refuse(((index, "table"), f"{name} was named before") for index, name in enumerate(names) if name in names[:index])
+    return value
+
+
+class Snapshots(Model):
+    """Snapshots of the cluster or namespace."""
+
+    max_age: Duration = timedelta(hours=24)
+    """The newest automated or manual snapshot must be younger, or an alert is raised."""
+    keep: Days = timedelta(days=7)
+    """How long the manual ones are kept that this package takes."""
+    restore_node_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+\.[a-z0-9]+$")] | None = None
+    """Node type of a restored cluster; None: as the snapshot's."""
+
+
+class Grantee(Model):
+    """What a user, group or role may do; anything beyond is reported."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=127)]
+    kind: Literal["user", "group", "role"] = "user"
+    superuser: StrictBool = False
+    schemas: tuple[str, ...] = ()
+    """Schemas on whose tables it has `privileges`."""
+    privileges: tuple[Literal["select", "insert", "update", "delete", "references", "drop"], ...] = ("select",)
+
+
+class Redshift(Model):
+    name: Name
+    """The cluster's identifier, or the workgroup's."""
+    connection: ConnectionId = "dbops_redshift"
+    serverless: StrictBool = False
+    schedules: RedshiftSchedules = Field(default_factory=RedshiftSchedules)
+    window: Window = Field(default_factory=Window)
+    vacuum: Vacuum = Field(default_factory=Vacuum)
+    archive: Archive = Field(default_factory=Archive)
+    snapshots: Snapshots = Field(default_factory=Snapshots)
+    access: Annotated[tuple[Grantee, ...], unique("grantee")] = ()
+    """Who may what; the monthly review compares."""
+
+    @field_validator("archive")
+    @classmethod
+    def _holds_are_of_tables(cls, value: Archive) -> Archive:
+        known = {table.table for table in value.tables}
+        problems: list[tuple[Sequence[str | int], str]] = [
+            (("legal_holds", index, "table"), f"{hold.table} is not among the archived tables")
+            for index, hold in enumerate(value.legal_holds)
+            if hold.table not in known
+        ]
+        refuse(problems)
+        return value

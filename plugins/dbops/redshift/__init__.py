@@ -1,0 +1,1 @@
+"""Amazon Redshift: maintenance, archival, snapshots and what is needed for them."""
