@@ -1,0 +1,1 @@
+"""A stand-in for Amazon Redshift: its wire protocol and statements before the lab's PostgreSQL."""
