@@ -1,9 +1,17 @@
-"""The server behind the stand-in, as COPY and UNLOAD need it: the client's own session."""
+"""The client's own session at PostgreSQL, as COPY and UNLOAD use it.
+
+What they run there is part of the client's transaction: a rollback undoes a COPY.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
+
+from dbops_lab.redshift.errors import BackendError
+
+Rows = list[tuple[str | None, ...]]
+__all__ = ["Backend", "BackendError", "Column", "Rows"]
 
 
 class Column(NamedTuple):
@@ -12,24 +20,17 @@ class Column(NamedTuple):
     typmod: int
 
 
-class BackendError(Exception):
-    """The server refused a statement."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 class Backend(Protocol):
-    """Statements in the session of the client, so that its rollback undoes them."""
+    """What runs a statement's parts in the client's session."""
 
-    def query(self, sql: str) -> tuple[list[Column], list[tuple[str | None, ...]]]: ...
+    def query(self, sql: str) -> tuple[list[Column], Rows]:
+        """:raises BackendError: with code and message as the client gets them."""
+        ...
 
     def copy_in(self, sql: str, blocks: Iterable[bytes]) -> int:
-        """`COPY ... FROM STDIN`; what `blocks` raises cancels it."""
+        """`COPY ... FROM STDIN`; how many rows came in."""
         ...
 
     def copy_out(self, sql: str) -> Iterator[bytes]:
-        """`COPY ... TO STDOUT`, streaming; blocks need not end with a row."""
+        """`COPY ... TO STDOUT` in blocks of whole rows."""
         ...

@@ -8,27 +8,27 @@ from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
+from dbops_lab.redshift.errors import BackendError
 
 
-class RedshiftError(Exception):
-    """A statement fails as on Redshift: SQLSTATE, text, and the number that Redshift shows in its detail."""
+class InternalError(BackendError):
+    """XX000 with the number, and what else Redshift shows in the detail of such an error."""
 
-    def __init__(self, message: str, *, code: str = "XX000", number: int = 8001, context: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+    def __init__(self, message: str, *, number: int = 8001, context: str = "") -> None:
+        super().__init__("XX000", message)
         self.number = number
         self.context = context
 
-    def detail(self, query_id: int) -> str:
-        """The block that Redshift sends as DETAIL of an internal error (XX000)."""
-        if self.code != "XX000":
-            return ""
-        rule = "  -----------------------------------------------"
-        return (
-            f"\n{rule}\n  error:  {self.message}\n  code:      {self.number}\n"
-            f"  context:   {self.context}\n  query:     {query_id}\n{rule}\n"
-        )
+
+def detail(error: BackendError, query_id: int) -> str:
+    """The block that Redshift sends as DETAIL of an internal error."""
+    if not isinstance(error, InternalError):
+        return error.detail
+    rule = "  -----------------------------------------------"
+    return (
+        f"\n{rule}\n  error:  {error.message}\n  code:      {error.number}\n"
+        f"  context:   {error.context}\n  query:     {query_id}\n{rule}\n"
+    )
 
 
 @dataclass
@@ -51,12 +51,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def identifier(name: str) -> str:
-    """The name, quoted for PostgreSQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
+def text_literal(text: str) -> str:
     """The text as a literal of PostgreSQL, whatever its session's settings."""
     return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
@@ -67,17 +62,15 @@ def split_url(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def s3_error(error: ClientError | BotoCoreError) -> RedshiftError:
+def s3_error(error: ClientError | BotoCoreError) -> InternalError:
     """S3's answer in the words of Redshift."""
     if not isinstance(error, ClientError):
-        return RedshiftError(f"S3ServiceException:{error}", number=8001)
+        return InternalError(f"S3ServiceException:{error}")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     request = error.response.get("ResponseMetadata", {}).get("RequestId", "")
     reason, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
     retry = int(status >= 500)
-    return RedshiftError(
-        f"S3ServiceException:{text},Status {status},Error {reason},Rid {request},CanRetry {retry}", number=8001
-    )
+    return InternalError(f"S3ServiceException:{text},Status {status},Error {reason},Rid {request},CanRetry {retry}")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from dbops_lab.redshift.backend import Column
-from dbops_lab.redshift.bulk import RedshiftError
+from dbops_lab.redshift.errors import BackendError
 
 BOOL, INT8, INT2, INT4, TEXT, JSON, FLOAT4, FLOAT8 = 16, 20, 21, 23, 25, 114, 700, 701
 BPCHAR, VARCHAR, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, NUMERIC, JSONB = 1042, 1043, 1082, 1083, 1114, 1184, 1700, 3802
@@ -47,7 +47,7 @@ def arrow_type(column: Column) -> pa.DataType:
             return pa.decimal128(precision, scale)
     elif column.oid in _ARROW:
         return _ARROW[column.oid]
-    raise RedshiftError(f'The type of column "{column.name}" is not supported with PARQUET', code="0A000")
+    raise BackendError("0A000", f'The type of column "{column.name}" is not supported with PARQUET')
 
 
 def manifest_type(column: Column) -> dict[str, str | int]:

@@ -9,75 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from dbops_lab.redshift.bulk import RedshiftError
+from dbops_lab.redshift.bulk import InternalError
+from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
+from dbops_lab.redshift.lexer import NUMBER, SPACE, STRING, SYMBOL, WORD, Token, significant, tokenize
 
 MB, GB = 1 << 20, 1 << 30
 LARGEST_FILE = 6.2 * GB
 SMALLEST_FILE = 5 * MB
 SECRET_WORDS = ("credentials", "access_key_id", "secret_access_key", "session_token", "master_symmetric_key")
 
-_TOKEN = re.compile(
-    r"""(?P<space>\s+|--[^\n]*|/\*.*?\*/)
-      | (?P<string>'(?:[^'\\]|\\.|'')*')
-      | (?P<dollar>\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$)
-      | (?P<quoted>"(?:[^"]|"")+")
-      | (?P<word>[A-Za-z_\u0080-\U0010ffff][\w$]*)
-      | (?P<number>\d+(?:\.\d+)?)
-      | (?P<symbol>.)""",
-    re.VERBOSE | re.DOTALL,
-)
-
-
-class Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-    end: int
-
-    @property
-    def word(self) -> str:
-        """The keyword, lower case; empty for what is none."""
-        return self.text.lower() if self.kind == "word" else ""
-
-
-def tokens(sql: str) -> list[Token]:
-    """The statement's tokens without space and comments."""
-    found = []
-    for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup or ""
-        if kind == "tag":
-            kind = "dollar"
-        if kind != "space":
-            found.append(Token(kind, match[0], match.start(), match.end()))
-    return found
-
 
 def masked(sql: str) -> str:
     """The statement as Redshift's logs show it: without the secrets of its authorization."""
-    parts, end, after_secret = [], 0, False
-    for token in tokens(sql):
-        if after_secret and token.kind in ("string", "dollar"):
-            parts += [sql[end : token.start], "''"]
-            end = token.end
-        after_secret = token.word in SECRET_WORDS or (after_secret and token.word == "as")
-    return "".join([*parts, sql[end:]])
+    parts, after_secret = [], False
+    for token in tokenize(sql):
+        if token.kind == SPACE:
+            parts.append(token.text)
+            continue
+        parts.append("''" if after_secret and token.kind == STRING else token.text)
+        after_secret = token.is_word(*SECRET_WORDS) or (after_secret and token.is_word("as"))
+    return "".join(parts)
 
 
 def limits_outer_select(query: str) -> bool:
     """Whether the outer SELECT has LIMIT (or TOP), which UNLOAD refuses."""
-    depth, before = 0, ""
-    for token in tokens(query):
-        if token.text == "(":
-            depth += 1
-        elif token.text == ")":
-            depth -= 1
-        elif depth == 0 and (
-            token.word == "limit" or (token.word == "top" and before in ("select", "distinct", "all"))
-        ):
+    depth, after_select = 0, False
+    for token in significant(tokenize(query)):
+        depth += token.is_symbol("(") - token.is_symbol(")")
+        if not depth and (token.is_word("limit") or (after_select and token.is_word("top"))):
             return True
-        before = token.word
+        after_select = token.is_word("select", "distinct", "all")
     return False
 
 
@@ -141,8 +104,8 @@ class Parser:
     """Reads one statement, token by token."""
 
     def __init__(self, sql: str) -> None:
-        self._tokens = tokens(sql)
-        while self._tokens and self._tokens[-1].text == ";":
+        self._tokens = significant(tokenize(sql))
+        while self._tokens and self._tokens[-1].is_symbol(";"):
             self._tokens.pop()
         self._at = 0
 
@@ -150,70 +113,69 @@ class Parser:
     def done(self) -> bool:
         return self._at == len(self._tokens)
 
-    def peek(self) -> Token:
-        return Token("end", "", 0, 0) if self.done else self._tokens[self._at]
-
+    @property
     def next(self) -> Token:
-        token = self.peek()
+        return Token("", "", "") if self.done else self._tokens[self._at]
+
+    def take(self) -> Token:
+        token = self.next
         self._at += 1
         return token
 
     def accept(self, *words: str) -> bool:
         """Whether one of these words or symbols comes next; it is then taken."""
-        token = self.peek()
-        if token.word in words or (token.kind == "symbol" and token.text in words):
+        if self.next.kind in (WORD, SYMBOL) and self.next.value in words:
             self._at += 1
             return True
         return False
 
     def expect(self, *words: str) -> None:
         if not self.accept(*words):
-            self.fail()
+            self.fail(self.next)
 
-    def fail(self) -> NoReturn:
-        token = self.peek()
-        if token.kind == "end":
-            raise RedshiftError("syntax error at end of input", code="42601")
-        if token.kind == "symbol" and token.text in "'\"":
-            raise RedshiftError("unterminated quoted string", code="42601")
-        shown = "'...'" if token.kind in ("string", "dollar") else token.text  # a string may be a secret
-        raise RedshiftError(f'syntax error at or near "{shown}"', code="42601")
+    def fail(self, token: Token) -> NoReturn:
+        raise syntax_error("'...'" if token.kind == STRING else token.text)  # a string may be a secret
+
+    @property
+    def word(self) -> str:
+        """The keyword that comes next, else nothing."""
+        return self.next.value if self.next.kind == WORD else ""
+
+    @property
+    def at_string(self) -> bool:
+        return self.next.kind == STRING or self.next.is_word("as")
 
     def string(self) -> str:
         """A literal; `AS` may stand before it."""
         self.accept("as")
-        token = self.peek()
-        if token.kind == "dollar":
-            self._at += 1
-            fence = token.text.index("$", 1) + 1
-            return token.text[fence:-fence]
-        if token.kind != "string":
-            self.fail()
-        self._at += 1
-        return re.sub(r"''|\\(['\\])", lambda match: match[1] or "'", token.text[1:-1])
+        if self.next.kind != STRING:
+            self.fail(self.next)
+        return self.take().value
+
+    def raw_string(self) -> str:
+        """A literal whose backslashes the option itself reads."""
+        self.accept("as")
+        text = self.next.text
+        value = self.string()
+        return re.sub(r"''|\\(['\\])", lambda match: match[1] or "'", text[1:-1]) if text[0] == "'" else value
 
     def number(self) -> float:
         self.accept("as")
-        if self.peek().kind != "number":
-            self.fail()
-        return float(self.next().text)
+        if self.next.kind != NUMBER:
+            self.fail(self.next)
+        return float(self.take().value)
 
     def integer(self) -> int:
-        number = self.number()
-        if not number.is_integer():
-            self._at -= 1
-            self.fail()
-        return int(number)
+        self.accept("as")
+        token = self.next
+        if not token.value.isdigit():
+            self.fail(token)
+        return int(self.number())
 
     def name(self) -> str:
-        token = self.peek()
-        if token.kind == "quoted":
-            self._at += 1
-            return token.text[1:-1].replace('""', '"')
-        if token.kind != "word":
-            self.fail()
-        self._at += 1
-        return token.text.lower()
+        if not self.next.is_name:
+            self.fail(self.next)
+        return self.take().value
 
     def names(self) -> tuple[str, ...]:
         """A list in parentheses."""
@@ -243,7 +205,7 @@ class _Clauses:
 
     def add(self, word: str, **values: Any) -> None:
         if word in self.words or any(key in self.values for key in values):
-            raise RedshiftError("conflicting or redundant options", code="42601")
+            raise BackendError("42601", "conflicting or redundant options")
         self.words.add(word)
         self.values.update(values)
 
@@ -252,11 +214,11 @@ class _Clauses:
         for word in words:
             if word in self.words:
                 text = f"{word.upper()} argument is not supported for {format.upper()} based {self.command}"
-                raise RedshiftError(text, code="0A000")
+                raise BackendError("0A000", text)
 
     def authorization(self, word: str, parser: Parser) -> bool:
-        if word == "with" and parser.peek().word == "credentials":
-            word = parser.next().word
+        if word == "with" and parser.word == "credentials":
+            word = parser.take().value
         if word == "iam_role":
             if not parser.accept("default"):
                 parser.string()
@@ -265,29 +227,27 @@ class _Clauses:
         else:
             return False
         if word == "iam_role" and self.authorized:
-            raise RedshiftError("conflicting or redundant options", code="42601")
+            raise BackendError("42601", "conflicting or redundant options")
         self.authorized = True
         return True
 
     def require_authorization(self) -> None:
         if not self.authorized:
-            raise RedshiftError("CREDENTIALS argument is required but not supplied", number=8001)
+            raise InternalError("CREDENTIALS argument is required but not supplied")
 
 
 def _unserved(word: str, command: str) -> NoReturn:
-    raise RedshiftError(f"{command} {word.upper()} is not served by the lab's Redshift", code="0A000")
+    raise unsupported(f"{command} {word.upper()}")
 
 
-def character(text: str, option: str) -> str:
-    r"""One ASCII character, also written as \t or \ddd (octal)."""
-    value = re.sub(r"\\([0-7]{1,3})", lambda match: chr(int(match[1], 8)), text).replace("\\t", "\t")
+def character(value: str, option: str) -> str:
     if len(value) != 1 or ord(value) > 127:
-        raise RedshiftError(f"{option} must be a single ASCII character", code="22023")
+        raise BackendError("22023", f"{option} must be a single ASCII character")
     return value
 
 
 def null_string(text: str) -> str:
-    r"""The text that means NULL; \ddd is octal."""
+    r"""The text that means NULL: \N as it stands, \ddd as that octal character."""
     return re.sub(r"\\([0-7]{1,3})", lambda match: chr(int(match[1], 8)), text)
 
 
@@ -309,7 +269,8 @@ _COPY_FLAGS = {
     "trimblanks": "trim_blanks",
     "truncatecolumns": "truncate_columns",
 }
-_COPY_UNSERVED = ("avro", "orc", "shapefile", "fixedwidth", "lzop", "encrypted", "master_symmetric_key", "ssh", "readratio")  # fmt: skip
+_COPY_UNSERVED = ("avro", "orc", "shapefile", "fixedwidth", "lzop", "encrypted", "master_symmetric_key", "ssh",
+                  "readratio")  # fmt: skip
 _NOT_WITH_PARQUET = ("acceptanydate", "blanksasnull", "bzip2", "comprows", "compupdate", "dateformat", "delimiter",
                      "emptyasnull", "encoding", "escape", "gzip", "ignoreallerrors", "ignoreblanklines", "ignoreheader",
                      "maxerror", "noload", "null", "removequotes", "roundec", "timeformat", "trimblanks",
@@ -321,14 +282,14 @@ _NOT_WITH_CSV = ("escape", "removequotes", "serializetojson")
 def parse_copy(sql: str) -> CopyStatement:
     """The statement `COPY table FROM 's3://...'`.
 
-    :raises RedshiftError: with Redshift's code (42601 syntax, 0A000 not supported).
+    :raises BackendError: with Redshift's code (42601 syntax, 0A000 not supported).
     """
     parser = Parser(sql)
     parser.expect("copy")
     table = [parser.name()]
     while parser.accept("."):
         table.append(parser.name())
-    columns = parser.names() if parser.peek().text == "(" else None
+    columns = parser.names() if parser.next.is_symbol("(") else None
     parser.expect("from")
     source = parser.string()
     if not source.startswith("s3://"):
@@ -336,18 +297,18 @@ def parse_copy(sql: str) -> CopyStatement:
     clauses = _Clauses("COPY")
     while not parser.done:
         parser.accept(",")
-        token = parser.peek()
-        word = parser.next().word
+        token, word = parser.next, parser.word
+        parser.take()
         if clauses.authorization(word, parser):
             continue
         if word == "format":
             parser.accept("as")
-            word = parser.peek().word
+            word = parser.word
             if word not in ("csv", "json", "parquet", *_COPY_UNSERVED):
-                parser.fail()
-            parser.next()
-        elif word == "as" and parser.peek().word in ("csv", "json", "parquet"):
-            word = parser.next().word
+                parser.fail(parser.next)
+            parser.take()
+        elif word == "as" and parser.word in ("csv", "json", "parquet"):
+            word = parser.take().value
         option = _COPY_OPTIONS.get(word)
         if option is not None:
             clauses.add(word, **option(parser))
@@ -358,19 +319,15 @@ def parse_copy(sql: str) -> CopyStatement:
         elif word in _COPY_UNSERVED:
             _unserved(word, "COPY")
         else:
-            raise RedshiftError(_near(token), code="42601")
+            parser.fail(token)
     clauses.require_authorization()
     if {"maxerror", "ignoreallerrors"} <= clauses.words:
-        raise RedshiftError("MAXERROR and IGNOREALLERRORS cannot be specified together", code="42601")
+        raise BackendError("42601", "MAXERROR and IGNOREALLERRORS cannot be specified together")
     format = clauses.values.get("format", "text")
     clauses.refuse(
         format, *{"parquet": _NOT_WITH_PARQUET, "json": _NOT_WITH_JSON, "csv": _NOT_WITH_CSV}.get(format, ())
     )
     return CopyStatement(tuple(table), columns, source, **clauses.values)
-
-
-def _near(token: Token) -> str:
-    return f'syntax error at or near "{"..." if token.kind in ("string", "dollar") else token.text}"'
 
 
 def _csv(parser: Parser) -> dict[str, Any]:
@@ -381,7 +338,7 @@ def _csv(parser: Parser) -> dict[str, Any]:
 
 def _json(parser: Parser) -> dict[str, Any]:
     paths = "auto"
-    if parser.peek().kind == "string" or parser.peek().word == "as":
+    if parser.at_string:
         paths = parser.string()
     if paths not in ("auto", "auto ignorecase") and not paths.startswith("s3://"):
         _unserved(f"json '{paths}'", "COPY")
@@ -405,14 +362,14 @@ def _rows(parser: Parser) -> dict[str, Any]:
 
 def _encoding(parser: Parser) -> dict[str, Any]:
     parser.accept("as")
-    name = parser.string() if parser.peek().kind == "string" else parser.name()
+    name = parser.string() if parser.at_string else parser.name()
     if name.lower() not in ("utf8", "utf-8"):
         _unserved(f"encoding {name}", "COPY")
     return {}
 
 
 def _replacement(parser: Parser) -> dict[str, Any]:
-    if parser.peek().kind == "string" or parser.peek().word == "as":
+    if parser.at_string:
         return {"replacement": character(parser.string(), "ACCEPTINVCHARS")}
     return {"replacement": "?"}
 
@@ -420,7 +377,7 @@ def _replacement(parser: Parser) -> dict[str, Any]:
 def _max_errors(parser: Parser) -> dict[str, Any]:
     count = parser.integer()
     if count > 100_000:
-        raise RedshiftError("MAXERROR must be between 0 and 100000", code="22023")
+        raise BackendError("22023", "MAXERROR must be between 0 and 100000")
     return {"max_errors": count}
 
 
@@ -435,7 +392,7 @@ _COPY_OPTIONS: dict[str, Callable[[Parser], dict[str, Any]]] = {
     "ignoreheader": lambda parser: {"ignore_header": parser.integer()},
     "json": _json,
     "maxerror": _max_errors,
-    "null": lambda parser: {"null_as": null_string(parser.string())},
+    "null": lambda parser: {"null_as": null_string(parser.raw_string())},
     "parquet": lambda parser: {"format": "parquet"},
     "region": _ignored,
     "statupdate": _update,
@@ -450,7 +407,7 @@ def _size(parser: Parser, option: str, smallest: float, largest: float) -> int:
     size = number * unit
     if not smallest <= size <= largest:
         low, high = f"{smallest / MB:g} MB", f"{largest / GB:g} GB" if largest >= GB else f"{largest / MB:g} MB"
-        raise RedshiftError(f"{option} must be between {low} and {high}", code="22023")
+        raise BackendError("22023", f"{option} must be between {low} and {high}")
     return int(size)
 
 
@@ -474,7 +431,7 @@ _UNLOAD_OPTIONS: dict[str, Callable[[Parser], dict[str, Any]]] = {
     "header": lambda parser: {"header": True},
     "manifest": _manifest,
     "maxfilesize": lambda parser: {"max_file_size": _size(parser, "MAXFILESIZE", SMALLEST_FILE, LARGEST_FILE)},
-    "null": lambda parser: {"null_as": null_string(parser.string())},
+    "null": lambda parser: {"null_as": null_string(parser.raw_string())},
     "parallel": lambda parser: {"parallel": parser.switch()},
     "parquet": lambda parser: {"format": "parquet"},
     "partition": _partition,
@@ -487,7 +444,7 @@ _UNLOAD_UNSERVED = ("json", "fixedwidth", "encrypted", "kms_key_id", "master_sym
 def parse_unload(sql: str) -> UnloadStatement:
     """The statement `UNLOAD ('select ...') TO 's3://...'`.
 
-    :raises RedshiftError: with Redshift's code (42601 syntax, 0A000 not supported).
+    :raises BackendError: with Redshift's code (42601 syntax, 0A000 not supported).
     """
     parser = Parser(sql)
     parser.expect("unload")
@@ -497,20 +454,20 @@ def parse_unload(sql: str) -> UnloadStatement:
     parser.expect("to")
     destination = parser.string()
     if not re.match(r"s3://[^/]+/", destination):
-        raise RedshiftError(f"The S3 path '{destination}' is not valid: s3://bucket/prefix is", code="22023")
+        raise BackendError("22023", f"The S3 path '{destination}' is not valid: s3://bucket/prefix is")
     clauses = _Clauses("UNLOAD")
     while not parser.done:
         parser.accept(",")
-        token = parser.peek()
-        word = parser.next().word
+        token, word = parser.next, parser.word
+        parser.take()
         if clauses.authorization(word, parser):
             continue
         if word == "format":
             parser.accept("as")
-            word = parser.peek().word
+            word = parser.word
             if word not in ("csv", "parquet", *_UNLOAD_UNSERVED):
-                parser.fail()
-            parser.next()
+                parser.fail(parser.next)
+            parser.take()
         if word in _UNLOAD_OPTIONS:
             clauses.add(word, **_UNLOAD_OPTIONS[word](parser))
         elif word in COMPRESSIONS:
@@ -518,7 +475,7 @@ def parse_unload(sql: str) -> UnloadStatement:
         elif word in _UNLOAD_UNSERVED:
             _unserved(word, "UNLOAD")
         else:
-            raise RedshiftError(_near(token), code="42601")
+            parser.fail(token)
     clauses.require_authorization()
     format = clauses.values.get("format", "text")
     if format == "parquet":
@@ -528,7 +485,7 @@ def parse_unload(sql: str) -> UnloadStatement:
     if format == "csv":
         clauses.refuse(format, "addquotes", "escape")
     if {"cleanpath", "allowoverwrite"} <= clauses.words:
-        raise RedshiftError("CLEANPATH and ALLOWOVERWRITE cannot be specified together", code="42601")
+        raise BackendError("42601", "CLEANPATH and ALLOWOVERWRITE cannot be specified together")
     if limits_outer_select(query):
-        raise RedshiftError("Limit clause is not supported", code="0A000")
+        raise BackendError("0A000", "Limit clause is not supported")
     return UnloadStatement(query.strip().rstrip(";"), destination, **clauses.values)

@@ -7,8 +7,8 @@ were complete, and no manifest; so does Redshift.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any
@@ -16,8 +16,9 @@ from typing import IO, Any
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from dbops_lab.redshift.backend import Backend, BackendError, Column
-from dbops_lab.redshift.bulk import RedshiftError, Session, identifier, list_objects, now, s3_error, split_url
+from dbops_lab.redshift.bulk import InternalError, Session, detail, list_objects, now, s3_error, split_url
 from dbops_lab.redshift.columns import NUMERIC, manifest_type, numeric
+from dbops_lab.redshift.lexer import identifier
 from dbops_lab.redshift.options import UnloadStatement, parse_unload
 from dbops_lab.redshift.unload_files import ParquetSlices, Slices, TextSlices
 
@@ -66,23 +67,18 @@ class UnloadDone:
         return [f"UNLOAD completed, {self.rows} record(s) unloaded successfully."]
 
 
-class UnloadFailed(RedshiftError):
+class UnloadFailed(BackendError):
     """UNLOAD failed after it began; `done` says which files are there."""
 
-    def __init__(self, error: RedshiftError | BackendError, done: UnloadDone) -> None:
-        super().__init__(
-            error.message,
-            code=error.code,
-            number=getattr(error, "number", 0),
-            context=getattr(error, "context", ""),
-        )
+    def __init__(self, error: BackendError, done: UnloadDone, query_id: int) -> None:
+        super().__init__(error.code, error.message, detail(error, query_id), error.hint)
         self.done = done
 
 
 def run(statement_text: str, backend: Backend, s3: Any, session: Session) -> UnloadDone:
     """Carry out an UNLOAD in the client's session.
 
-    :raises RedshiftError: refused before it began.
+    :raises BackendError: refused before it began.
     :raises UnloadFailed: failed half way, or the query did.
     """
     statement = parse_unload(statement_text)
@@ -93,10 +89,10 @@ def run(statement_text: str, backend: Backend, s3: Any, session: Session) -> Unl
     done = UnloadDone(destination, FORMATS[statement.format], statement.compression or "none", started, started)
     try:
         _unload(statement, done, backend, s3, session)
-    except (RedshiftError, BackendError, ClientError, BotoCoreError) as error:
+    except (BackendError, ClientError, BotoCoreError) as error:
         reason = s3_error(error) if isinstance(error, (ClientError, BotoCoreError)) else error
         done.status, done.ended, done.rows, done.error_message = "aborted", now(), 0, reason.message
-        raise UnloadFailed(reason, done) from error
+        raise UnloadFailed(reason, done, session.query_id) from error
     done.status, done.ended = "completed", now()
     return done
 
@@ -110,7 +106,10 @@ def _unload(statement: UnloadStatement, done: UnloadDone, backend: Backend, s3: 
     slices: Slices
     slices = (ParquetSlices if statement.format == "parquet" else TextSlices)(statement, columns, target)
     rows = backend.copy_out(slices.copy_statement(_source(query, columns, statement)))
-    with closing(rows) if hasattr(rows, "close") else nullcontext(), slices:
+    with ExitStack() as stack:
+        if isinstance(rows, Generator):
+            stack.callback(rows.close)  # the session is free again, however this ends
+        stack.enter_context(slices)
         done.rows = slices.write(rows)
     if statement.manifest and done.files:
         _write_manifest(statement, slices.columns, done, s3)
@@ -120,9 +119,9 @@ def _check_partitions(statement: UnloadStatement, columns: Sequence[Column]) -> 
     names = [column.name for column in columns]
     for name in statement.partition_by:
         if name not in names:
-            raise RedshiftError(f'column "{name}" does not exist in the query of UNLOAD', code="42703")
+            raise BackendError("42703", f'column "{name}" does not exist in the query of UNLOAD')
     if len(set(statement.partition_by)) >= len(set(names)) and not statement.include:
-        raise RedshiftError("At least one column of UNLOAD must not be a partition column", code="0A000")
+        raise BackendError("0A000", "At least one column of UNLOAD must not be a partition column")
 
 
 def _source(query: str, columns: Sequence[Column], statement: UnloadStatement) -> str:
@@ -161,7 +160,7 @@ class Target:
             if not self._statement.partition_by:
                 self._remove(self.prefix)
         elif next(list_objects(self._s3, self.bucket, self.prefix), None):
-            raise RedshiftError(OCCUPIED)
+            raise InternalError(OCCUPIED)
 
     def enter(self, folder: str) -> None:
         """A partition's first file comes."""
@@ -175,14 +174,14 @@ class Target:
     def put(self, folder: str, slice_number: int, body: IO[bytes], lines: int, started: datetime) -> None:
         """Upload a slice's next file.
 
-        :raises RedshiftError: as a test ordered.
+        :raises BackendError: as a test ordered.
         """
         part = self._parts.get((folder, slice_number), 0)
         self._parts[folder, slice_number] = part + 1
         name = f"{slice_number:04d}_part_{part:02d}" if self._statement.parallel else f"{part:03d}"
         key = self.prefix + folder + name + self._extension
         if slice_number == self._failing:
-            raise RedshiftError(
+            raise InternalError(
                 f"S3ServiceException:the lab was told to fail slice {slice_number},Status 500,Error InternalError"
             )
         size = body.seek(0, 2)

@@ -10,6 +10,7 @@ import bz2
 import gzip
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -21,8 +22,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import zstandard
 from dbops_lab.redshift.backend import Column
-from dbops_lab.redshift.bulk import RedshiftError, identifier, literal, now
+from dbops_lab.redshift.bulk import InternalError, now, text_literal
 from dbops_lab.redshift.columns import BOOL, INT2, INT4, INT8, STRINGS, SUPERS, arrow_type
+from dbops_lab.redshift.errors import BackendError
+from dbops_lab.redshift.lexer import identifier
 from dbops_lab.redshift.options import UnloadStatement
 
 BLOCK = 4 << 20
@@ -79,7 +82,7 @@ class Slices:
         for number in sorted(self._open):
             try:
                 self._upload(number)
-            except RedshiftError as error:
+            except BackendError as error:
                 failed = failed or error
         if failed:
             raise failed
@@ -110,7 +113,7 @@ class ParquetFile:
     def __init__(self, schema: pa.Schema, row_group_size: int) -> None:
         self.lines = 0
         self.started = now()
-        self._body = tempfile.TemporaryFile()
+        self._body = tempfile.TemporaryFile()  # noqa: SIM115
         self._writer = pq.ParquetWriter(self._body, schema, version="1.0", compression="snappy")
         self._schema = schema
         self._row_group_size = row_group_size
@@ -163,9 +166,9 @@ class ParquetSlices(Slices):
         source = BlockReader(blocks)
         if source.empty:
             return 0
-        names = [str(index) for index in range(len(self._all))]  # a query may have two columns of one name
         rows = 0
         try:
+            names = [str(index) for index in range(len(self._all))]  # a query may have two columns of one name
             reader = pacsv.open_csv(
                 source,
                 pacsv.ReadOptions(column_names=names, block_size=BLOCK),
@@ -183,7 +186,9 @@ class ParquetSlices(Slices):
                 rows += batch.num_rows
                 self._take(batch)
         except pa.ArrowInvalid as error:
-            raise source.error or RedshiftError(f"Cannot write a value to PARQUET: {error}") from error
+            raise source.error or InternalError(f"Cannot write a value to PARQUET: {error}") from error
+        finally:
+            source.stop()
         self._finish()
         return rows
 
@@ -231,7 +236,10 @@ def _text(value: Any) -> str | None:
 
 
 class BlockReader:
-    """Blocks as a file, for Arrow; an error of the blocks is kept, since Arrow changes it."""
+    """Blocks as a file, for Arrow, which reads ahead in a thread of its own.
+
+    An error of the blocks is kept, since Arrow may change it.
+    """
 
     closed = False
 
@@ -240,11 +248,22 @@ class BlockReader:
         self.error: Exception | None = None
         self._rest = next((block for block in blocks if block), b"")
         self.empty = not self._rest
+        self._lock = threading.Lock()
+        self._stopped = False
 
     def readable(self) -> bool:
         return True
 
+    def stop(self) -> None:
+        """Nobody takes a block any more when this returns."""
+        with self._lock:
+            self._stopped = True
+
     def read(self, size: int) -> bytes:
+        with self._lock:
+            return b"" if self._stopped else self._read(size)
+
+    def _read(self, size: int) -> bytes:
         parts, length = [self._rest], len(self._rest)
         try:
             while length < size:
@@ -277,7 +296,7 @@ class TextFile:
     def __init__(self, compression: str | None, header: bytes) -> None:
         self.lines = 0
         self.started = now()
-        self._body = tempfile.TemporaryFile()
+        self._body = tempfile.TemporaryFile()  # noqa: SIM115
         self._stream: Any = self._body
         if compression == "gzip":
             self._stream = gzip.GzipFile(fileobj=self._body, mode="wb", compresslevel=6, mtime=0)
@@ -342,18 +361,18 @@ class TextSlices(Slices):
             null = "null"  # as JSON has it, whatever NULL AS says
         if self._statement.format == "csv":
             if column.oid not in (BOOL, INT2, INT4, INT8):
-                mark = literal("[" + re.sub(r"([\\\]\[^-])", r"\\\1", self._delimiter) + '"\n\r]')
+                mark = text_literal("[" + re.sub(r"([\\\]\[^-])", r"\\\1", self._delimiter) + '"\n\r]')
                 value = (
                     f"""CASE WHEN {value} ~ {mark} THEN '"' || replace({value}, '"', '""') || '"' ELSE {value} END"""
                 )
         elif self._statement.escape and column.oid in STRINGS:
             for old, new in self._replacements():
-                value = f"replace({value}, {literal(old)}, {literal(new)})"
-        value = f"coalesce({value}, {literal(null)})"
+                value = f"replace({value}, {text_literal(old)}, {text_literal(new)})"
+        value = f"coalesce({value}, {text_literal(null)})"
         return f"'\"' || {value} || '\"'" if self._statement.add_quotes else value
 
     def copy_statement(self, source: str) -> str:
-        line = f" || {literal(self._delimiter)} || ".join(self._field(column) for column in self.columns)
+        line = f" || {text_literal(self._delimiter)} || ".join(self._field(column) for column in self.columns)
         keys = "".join(f", rows.{identifier(name)}::text" for name in self._statement.partition_by)
         return f"COPY (SELECT {line}{keys} FROM ({source}) AS rows) TO STDOUT"
 
