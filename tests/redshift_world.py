@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import secrets
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -72,13 +71,19 @@ class World:
     def __init__(self, postgres: LabPostgres, s3: LabS3) -> None:
         self.s3 = s3
         self.client = s3.client
-        self.prefix = s3.new_prefix()
-        self.url = f"s3://{s3.bucket}/{self.prefix}"
         info = postgres.new_database()
         self.connection = psycopg.connect(
             host=info.host, port=info.port, user=info.login, password=info.password, dbname=info.schema, autocommit=True
         )
         self.backend = PsycopgBackend(self.connection)
+        self.renew()
+
+    def renew(self) -> None:
+        """An empty database, an empty prefix, a session without faults."""
+        self.connection.rollback()
+        self.connection.execute("drop schema public cascade; create schema public")
+        self.prefix = self.s3.new_prefix()
+        self.url = f"s3://{self.s3.bucket}/{self.prefix}"
         self.session = Session(user="lab", query_id=100)
 
     def close(self) -> None:
@@ -88,18 +93,20 @@ class World:
         cursor = self.connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
 
-    def unload(self, query: str, options: str = "", to: str = "/", **session: Any) -> unload.UnloadDone:
+    def unload(self, query: str, options: str = "", to: str = "/") -> unload.UnloadDone:
         """UNLOAD of the query below the world's prefix."""
-        for name, value in session.items():
-            setattr(self.session, name, value)
-        fence = "$" + secrets.token_hex(2).translate(str.maketrans("0123456789", "ghijklmnop")) + "$"
-        statement = f"UNLOAD ({fence}{query}{fence}) TO '{self.url}{to}' {ROLE} {options}"
+        statement = f"UNLOAD ($lab${query}$lab$) TO '{self.url}{to}' {ROLE} {options}"
         return unload.run(statement, self.backend, self.client, self.session)
 
     def copy(self, table: str, options: str = "", source: str = "/") -> copy.CopyDone:
         """COPY from below the world's prefix."""
         statement = f"COPY {table} FROM '{self.url}{source}' {ROLE} {options}"
         return copy.run(statement, self.backend, self.client, self.session)
+
+    def load(self, body: str | bytes, table: str, options: str = "") -> copy.CopyDone:
+        """COPY of one file with this text."""
+        self.put("loaded", body)
+        return self.copy(table, options, "/loaded")
 
     def put(self, name: str, body: str | bytes) -> None:
         body = body.encode() if isinstance(body, str) else body
@@ -109,7 +116,7 @@ class World:
         body: bytes = self.client.get_object(Bucket=self.s3.bucket, Key=f"{self.prefix}/{name}")["Body"].read()
         return body
 
-    def keys(self, below: str = "") -> list[str]:
+    def names(self, below: str = "") -> list[str]:
         """Keys below the world's prefix, without it."""
         prefix = f"{self.prefix}/"
         return [found.key.removeprefix(prefix) for found in list_objects(self.client, self.s3.bucket, prefix + below)]

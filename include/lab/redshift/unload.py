@@ -18,9 +18,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from dbops_lab.redshift.backend import Backend, BackendError, Column
 from dbops_lab.redshift.bulk import InternalError, Session, detail, list_objects, now, s3_error, split_url
 from dbops_lab.redshift.columns import NUMERIC, manifest_type, numeric
-from dbops_lab.redshift.lexer import identifier
 from dbops_lab.redshift.options import UnloadStatement, parse_unload
-from dbops_lab.redshift.unload_files import ParquetSlices, Slices, TextSlices
+from dbops_lab.redshift.unload_files import ParquetSlices, Slices, TextSlices, alias
 
 FORMATS = {"parquet": "Parquet", "csv": "CSV", "text": "Text"}
 SUFFIXES = {"gzip": ".gz", "zstd": ".zst", "bzip2": ".bz2"}
@@ -125,14 +124,19 @@ def _check_partitions(statement: UnloadStatement, columns: Sequence[Column]) -> 
 
 
 def _source(query: str, columns: Sequence[Column], statement: UnloadStatement) -> str:
-    """The query, with a scale for numerics that have none, and sorted by partition so that each comes as a whole."""
-    shown = "*"
-    if any(column.oid == NUMERIC and column.typmod < 4 for column in columns):
-        precision, scale = numeric(-1)
-        names = [(identifier(column.name), column.oid == NUMERIC and column.typmod < 4) for column in columns]
-        shown = ", ".join(f"{name}::numeric({precision},{scale}) AS {name}" if cast else name for name, cast in names)
-    order = ", ".join(identifier(name) for name in statement.partition_by)
-    return f"SELECT {shown} FROM {query}" + (f" ORDER BY {order}" if order else "")
+    """The query with aliases, since it may have two columns of one name.
+
+    Numerics that have no scale get one; partitions are sorted, so that each comes as a whole.
+    """
+    precision, scale = numeric(-1)
+    shown = [
+        f"{alias(index)}::numeric({precision},{scale})" if column.oid == NUMERIC and column.typmod < 4 else alias(index)
+        for index, column in enumerate(columns)
+    ]
+    names = [column.name for column in columns]
+    order = ", ".join(alias(names.index(name)) for name in statement.partition_by)
+    aliases = ", ".join(alias(index) for index in range(len(columns)))
+    return f"SELECT {', '.join(shown)} FROM {query} ({aliases})" + (f" ORDER BY {order}" if order else "")
 
 
 class Target:

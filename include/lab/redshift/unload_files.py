@@ -25,11 +25,15 @@ from dbops_lab.redshift.backend import Column
 from dbops_lab.redshift.bulk import InternalError, now, text_literal
 from dbops_lab.redshift.columns import BOOL, INT2, INT4, INT8, STRINGS, SUPERS, arrow_type
 from dbops_lab.redshift.errors import BackendError
-from dbops_lab.redshift.lexer import identifier
 from dbops_lab.redshift.options import UnloadStatement
 
 BLOCK = 4 << 20
 DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+
+
+def alias(index: int) -> str:
+    """What a column of the query is called on its way."""
+    return f"c{index}"
 
 
 class Place(Protocol):
@@ -47,8 +51,11 @@ class Slices:
 
     def __init__(self, statement: UnloadStatement, columns: Sequence[Column], place: Place) -> None:
         hidden = () if statement.include else statement.partition_by
-        self.columns = [column for column in columns if column.name not in hidden]
+        names = [column.name for column in columns]
         self._all = list(columns)
+        self._kept = [index for index, name in enumerate(names) if name not in hidden]
+        self._keys = [names.index(name) for name in statement.partition_by]
+        self.columns = [columns[index] for index in self._kept]
         self._statement = statement
         self._place = place
         self._folder: str | None = None
@@ -121,12 +128,16 @@ class ParquetFile:
         self._waiting_size = 0
         self._last_group = 0
 
-    def write(self, batch: pa.RecordBatch) -> None:
-        self.lines += batch.num_rows
-        self._waiting.append(batch)
-        self._waiting_size += batch.nbytes
-        if self._waiting_size >= self._row_group_size:
+    def write(self, batch: pa.RecordBatch) -> int:
+        """Take rows up to the end of a row group; how many."""
+        room, size = self._row_group_size - self._waiting_size, batch.nbytes
+        rows = batch.num_rows if size <= room else max(1, batch.num_rows * room // size)
+        self.lines += rows
+        self._waiting.append(batch.slice(0, rows))
+        self._waiting_size += size * rows // batch.num_rows
+        if rows < batch.num_rows or self._waiting_size >= self._row_group_size:
             self._flush()
+        return rows
 
     def full(self, size: int) -> bool:
         """Whether a row group more would make the file larger than that."""
@@ -153,10 +164,7 @@ class ParquetSlices(Slices):
     def __init__(self, statement: UnloadStatement, columns: Sequence[Column], place: Place) -> None:
         super().__init__(statement, columns, place)
         self._types = [arrow_type(column) for column in self._all]
-        names = [column.name for column in self._all]
-        self._kept = [index for index, column in enumerate(self._all) if column in self.columns]
-        self._keys = [names.index(name) for name in statement.partition_by]
-        self._schema = pa.schema([pa.field(names[index], self._types[index]) for index in self._kept])
+        self._schema = pa.schema([pa.field(self._all[index].name, self._types[index]) for index in self._kept])
         self._row_group_size = min(statement.row_group_size, statement.max_file_size)
 
     def copy_statement(self, source: str) -> str:
@@ -168,7 +176,7 @@ class ParquetSlices(Slices):
             return 0
         rows = 0
         try:
-            names = [str(index) for index in range(len(self._all))]  # a query may have two columns of one name
+            names = [alias(index) for index in range(len(self._all))]
             reader = pacsv.open_csv(
                 source,
                 pacsv.ReadOptions(column_names=names, block_size=BLOCK),
@@ -204,12 +212,13 @@ class ParquetSlices(Slices):
                     self._write(number, part.slice(first, last - first))
 
     def _write(self, number: int, batch: pa.RecordBatch) -> None:
-        if number not in self._open:
-            self._open[number] = ParquetFile(self._schema, self._row_group_size)
-        file: ParquetFile = self._open[number]
-        file.write(batch)
-        if file.full(self._statement.max_file_size):
-            self._upload(number)
+        while batch.num_rows:
+            if number not in self._open:
+                self._open[number] = ParquetFile(self._schema, self._row_group_size)
+            file: ParquetFile = self._open[number]
+            batch = batch.slice(file.write(batch))
+            if file.full(self._statement.max_file_size):
+                self._upload(number)
 
 
 def runs(keys: Sequence[pa.Array], rows: int) -> Iterator[tuple[int, int]]:
@@ -350,9 +359,9 @@ class TextSlices(Slices):
         marks = ["\\", "\n", "\r", self._delimiter, *(['"', "'"] if self._statement.add_quotes else [])]
         return [(mark, "\\" + mark) for mark in marks]
 
-    def _field(self, column: Column) -> str:
+    def _field(self, index: int) -> str:
         """SQL that formats a column's value."""
-        name = f"rows.{identifier(column.name)}"
+        column, name = self._all[index], f"rows.{alias(index)}"
         value = f"{name}::text"
         null = self._statement.null_as or ""
         if column.oid == BOOL:
@@ -372,9 +381,10 @@ class TextSlices(Slices):
         return f"'\"' || {value} || '\"'" if self._statement.add_quotes else value
 
     def copy_statement(self, source: str) -> str:
-        line = f" || {text_literal(self._delimiter)} || ".join(self._field(column) for column in self.columns)
-        keys = "".join(f", rows.{identifier(name)}::text" for name in self._statement.partition_by)
-        return f"COPY (SELECT {line}{keys} FROM ({source}) AS rows) TO STDOUT"
+        line = f" || {text_literal(self._delimiter)} || ".join(self._field(index) for index in self._kept)
+        keys = "".join(f", rows.{alias(index)}::text" for index in self._keys)
+        aliases = ", ".join(alias(index) for index in range(len(self._all)))
+        return f"COPY (SELECT {line}{keys} FROM ({source}) AS rows ({aliases})) TO STDOUT"
 
     def write(self, blocks: Iterator[bytes]) -> int:
         rows = 0
