@@ -10,7 +10,8 @@ import gzip
 import io
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import IO, Any
@@ -148,11 +149,12 @@ def run(statement_text: str, backend: Backend, s3: Any, session: Session) -> Cop
     loader = Loader(statement, columns, done, s3)
     try:
         loader.open()
-        if statement.no_load:
-            for _ in loader.blocks():
-                pass
-        else:
-            done.loaded_rows = backend.copy_in(loader.copy_statement(), loader.blocks())
+        with closing(loader.blocks()) as blocks:
+            if statement.no_load:
+                for _ in blocks:
+                    pass
+            else:
+                done.loaded_rows = backend.copy_in(loader.copy_statement(), blocks)
     except (BackendError, ClientError, BotoCoreError) as error:
         # The server's word for a cancelled load is not the reason.
         reason = loader.failure or (s3_error(error) if isinstance(error, (ClientError, BotoCoreError)) else error)
@@ -229,7 +231,7 @@ class Loader:
         form = " WITH (FORMAT csv)" if self._statement.format == "parquet" else ""
         return f"COPY {table} ({names}) FROM STDIN{form}"
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self) -> Generator[bytes]:
         """All rows that can be loaded.
 
         :raises BackendError: too many cannot, or a file is not there.
@@ -328,10 +330,9 @@ class Loader:
 
     def _text(self, found: S3Object, file: LoadedFile) -> Iterator[bytes]:
         stream = self._s3.get_object(Bucket=found.bucket, Key=found.key)["Body"]
+        unpacked = _unpacked(stream, self._statement.compression)
         # A byte that is no UTF-8 becomes a surrogate; only a column that takes it has to know.
-        with io.TextIOWrapper(
-            _unpacked(stream, self._statement.compression), "utf-8", "surrogateescape", newline="\n"
-        ) as lines:
+        with closing(stream), io.TextIOWrapper(unpacked, "utf-8", "surrogateescape", newline="\n") as lines:
             rows: list[str] = []
             for record in self._records(lines):
                 file.lines_scanned += 1

@@ -131,7 +131,7 @@ class ParquetFile:
     def write(self, batch: pa.RecordBatch) -> int:
         """Take rows up to the end of a row group; how many."""
         room, size = self._row_group_size - self._waiting_size, batch.nbytes
-        rows = batch.num_rows if size <= room else max(1, batch.num_rows * room // size)
+        rows: int = batch.num_rows if size <= room else max(1, batch.num_rows * room // size)
         self.lines += rows
         self._waiting.append(batch.slice(0, rows))
         self._waiting_size += size * rows // batch.num_rows
