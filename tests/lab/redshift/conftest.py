@@ -1,4 +1,4 @@
-"""A connection and a schema of its own for each test."""
+"""What the tests of the Redshift stand-in start with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dbops_lab.testing import LabRedshift
+from dbops_lab.testing import LabPostgres, LabRedshift, LabS3
+from redshift_world import World
+
+
+@pytest.fixture(scope="module")
+def _world(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[World]:
+    made = World(lab_postgres, lab_s3)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(_world: World) -> World:
+    """COPY and UNLOAD without the proxy: one database, emptied for each test, and a prefix of its own."""
+    _world.renew()
+    return _world
 
 
 @pytest.fixture
