@@ -5,6 +5,7 @@ POST /faults       a list of orders that replaces all before; each is fulfilled 
     skip, times    the first `skip` matching statements are spared, the next `times` (1) are not
     error          the statement fails with this code and `message`; "1023" is the serialisable isolation violation
     delay          the statement takes so many seconds longer; it can be cancelled meanwhile
+    slice          an UNLOAD fails when this slice (from 0) writes its file; those of the others stay
     drop           the connection ends: "before" the statement runs, "during" it (what it did is undone; a VACUUM has
                    started, an UNLOAD or COPY is half done), or "after" it was committed and before the client hears
 POST /serverless   {"on": true}: STL_, SVL_ and STV_ views are empty from now on

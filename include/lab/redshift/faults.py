@@ -21,6 +21,7 @@ class Order:
     message: str = ""
     drop: str = ""  # before, during, after: the connection ends there
     delay: float = 0.0  # seconds that the statement takes longer
+    slice: int | None = None  # of an UNLOAD, that fails when it writes
 
     def __post_init__(self) -> None:
         re.compile(self.match)

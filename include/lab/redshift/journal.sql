@@ -6,17 +6,17 @@ CREATE TABLE rs.j_query (
 );
 CREATE TABLE rs.j_load (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, status text,
-    table_name text, started timestamp, ended timestamp, data_source text, file_format text, loaded_rows bigint,
-    loaded_bytes bigint, files int, file_bytes bigint, errors int
+    table_name text, table_id bigint, started timestamp, ended timestamp, data_source text, file_format text,
+    loaded_rows bigint, loaded_bytes bigint, files int, errors int, error text
 );
 CREATE TABLE rs.j_load_file (
-    seq bigint PRIMARY KEY, query_id bigint, username text, at timestamp, filename text, file_format text,
-    lines bigint, bytes bigint, errors int, slice int
+    seq bigint PRIMARY KEY, query_id bigint, username text, table_id bigint, started timestamp, at timestamp,
+    filename text, file_format text, lines bigint, bytes bigint, slice int, status text
 );
 CREATE TABLE rs.j_load_error (
-    seq bigint PRIMARY KEY, query_id bigint, username text, at timestamp, table_name text, filename text,
-    line bigint, colname text, type text, col_length text, position int, raw_line text, raw_field_value text,
-    err_code int, err_reason text
+    seq bigint PRIMARY KEY, query_id bigint, username text, at timestamp, table_id bigint, table_name text,
+    filename text, line_number bigint, colname text, type text, col_length text, position int, raw_line text,
+    raw_field_value text, err_code int, err_reason text
 );
 CREATE TABLE rs.j_unload (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, status text,

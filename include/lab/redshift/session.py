@@ -463,7 +463,7 @@ class Session:
         self._end(made, began, rows, "")
         if fault is not None and fault.drop == AFTER:
             raise Disconnected
-        self.client.write(b"C", text(made.tag))
+        self.client.write(b"C", text("COPY 0" if made.special == "copy" else made.tag))
 
     # ------------------------------------------------------------------ the simple protocol
 

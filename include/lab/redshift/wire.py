@@ -94,7 +94,8 @@ class Wire:
         if self._in[self._at] != ROWS[1]:
             return b""
         self._fill(INT32.unpack_from(self._in, self._at + 1)[0] + 1)
-        buffer, at, parts = bytes(self._in), self._at, []
+        buffer, at = bytes(self._in), self._at
+        parts: list[bytes] = []
         end, size_at, add = len(buffer), INT32.unpack_from, parts.append
         while at + 5 <= end and buffer[at] == ROWS[1]:
             after = at + 1 + size_at(buffer, at + 1)[0]
