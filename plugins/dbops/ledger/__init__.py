@@ -1,6 +1,7 @@
 """What was done, seen and broken, in a PostgreSQL database of its own."""
 
 from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
+from dbops.ledger.read import PastAction, PastCheck, actions_of, checks_since, find_action
 from dbops.ledger.record import (
     failures_of,
     record_action,
@@ -24,10 +25,15 @@ __all__ = [
     "LedgerNotReady",
     "LedgerStatus",
     "LedgerUnavailable",
+    "PastAction",
+    "PastCheck",
     "Resolution",
     "Sighting",
+    "actions_of",
+    "checks_since",
     "connect",
     "failures_of",
+    "find_action",
     "migrate",
     "record_action",
     "record_check",

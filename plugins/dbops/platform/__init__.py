@@ -21,7 +21,17 @@ from dbops.platform.model import (
     Severity,
     Storage,
 )
-from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
+from dbops.platform.redshift import (
+    Archive,
+    ArchiveTable,
+    Grantee,
+    Health,
+    LegalHold,
+    Redshift,
+    Review,
+    Vacuum,
+    Window,
+)
 
 __all__ = [
     "METRICS",
@@ -35,6 +45,7 @@ __all__ = [
     "BackupKind",
     "Engine",
     "Grantee",
+    "Health",
     "LegalHold",
     "Limit",
     "Namespace",
@@ -46,6 +57,7 @@ __all__ = [
     "Problem",
     "Redshift",
     "Retention",
+    "Review",
     "Scratch",
     "Severity",
     "Storage",

@@ -89,6 +89,30 @@ class Vacuum(Model):
     boost: StrictBool = False
 
 
+class Health(Model):
+    """What the daily check warns of, beside `limits`."""
+
+    failed_queries: Percent = 5
+    """Share of statements that may fail."""
+    old_transaction: Duration = timedelta(hours=1)
+    """A transaction that is open longer keeps VACUUM from removing deleted rows."""
+
+
+class Review(Model):
+    """What the monthly review looks at."""
+
+    min_size_mb: Annotated[Whole, Field(ge=1)] = 1024
+    """Smaller tables are not worth advice."""
+    skew_rows: Annotated[Number, Field(ge=1)] = 4
+    """Rows of the fullest slice over those of the emptiest one."""
+    skew_sort_key: Annotated[Number, Field(ge=1)] = 4
+    """Size of the largest column over that of the first sort key column; AWS advises not to compress the key then."""
+    unused_after: Days = timedelta(days=30)
+    """A table that nobody has read for so long is reported."""
+    cold_after: Days = timedelta(days=365)
+    """Rows that are older should be archived."""
+
+
 class ArchiveTable(Model):
     """A table whose old days go to S3."""
 
@@ -185,6 +209,8 @@ class Redshift(Model):
     schedules: RedshiftSchedules = Field(default_factory=RedshiftSchedules)
     window: Window = Field(default_factory=Window)
     vacuum: Vacuum = Field(default_factory=Vacuum)
+    health: Health = Field(default_factory=Health)
+    review: Review = Field(default_factory=Review)
     archive: Archive = Field(default_factory=Archive)
     snapshots: Snapshots = Field(default_factory=Snapshots)
     access: Annotated[tuple[Grantee, ...], unique("grantee")] = ()
