@@ -82,9 +82,14 @@ class Journal:
         with self._connection.cursor() as cursor:
             cursor.execute("BEGIN")
             for kind, records in by_kind.items():
-                table = sql.Identifier("rs", f"j_{kind}")
-                statement = "INSERT INTO {0} SELECT * FROM json_populate_recordset(null::{0}, %s)"
-                cursor.execute(sql.SQL(statement).format(table), [json.dumps(records, default=str)])
+                planted = [record for record in records if "candidates" not in record]
+                named = [record for record in records if "candidates" in record]
+                if named:
+                    cursor.execute("SELECT rs.write_scans(%s)", [json.dumps(named, default=str)])
+                if planted:
+                    statement = "INSERT INTO {0} SELECT * FROM json_populate_recordset(null::{0}, %s)"
+                    table = sql.Identifier("rs", f"j_{kind}")
+                    cursor.execute(sql.SQL(statement).format(table), [json.dumps(planted, default=str)])
             cursor.execute("COMMIT")
 
     def tail(self, after: int) -> dict[str, list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 -- What `journal` writes, one table for each kind of record, and how a transaction older than a record sees it.
 CREATE TABLE rs.j_query (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, query_type text,
-    querytxt text, started timestamp, ended timestamp, rows bigint, error text, tables text[], label text, slots int,
+    querytxt text, started timestamp, ended timestamp, rows bigint, error text, label text, slots int,
     control text,
     queued float8,          -- seconds in the queue, after `started`
     service_class int, cpu float8, memory bigint, blocks_read bigint, temporary_mb bigint, is_cached boolean
@@ -48,6 +48,29 @@ CREATE TABLE rs.j_scan (
     table_name text, rows bigint, rows_before bigint, bytes bigint, is_range boolean
 );
 
+-- Scans are recorded by name; which table that was, and what is to be said of it, is found when they are written.
+CREATE FUNCTION rs.write_scans(records json) RETURNS void
+LANGUAGE sql AS $$
+    WITH found AS (
+        SELECT r.*, c.oid AS relid, c.relname, f.*, t.sortkeys[1] = ANY (r.compared) AS is_range
+        FROM json_to_recordset(records) r(seq bigint, query_id bigint, xid bigint, pid int, username text, started timestamp,
+                                          ended timestamp, candidates text[], compared text[])
+        JOIN pg_class c ON c.oid = (SELECT to_regclass(u.name) FROM unnest(r.candidates) WITH ORDINALITY u(name, place)
+                                    WHERE to_regclass(u.name) IS NOT NULL ORDER BY u.place LIMIT 1)
+        JOIN rs.table_note t ON t.relid = c.oid
+        CROSS JOIN LATERAL rs.figures(c.oid) f
+    ), alerts AS (
+        INSERT INTO rs.j_alert SELECT seq * 2 + a.place, query_id, xid, pid, username, ended, relname, a.event, a.solution
+        FROM found CROSS JOIN LATERAL (
+            VALUES (0, analyzed IS NULL, 'Missing query planner statistics', 'Run the ANALYZE command'),
+                   (1, deleted > 0.2 * physical, format('Scanned a large number of deleted rows:scanned %s deleted rows of %s',
+                       deleted, physical), 'Run the VACUUM command to reclaim deleted space')
+        ) a(place, applies, event, solution) WHERE a.applies AND physical > 0
+    )
+    INSERT INTO rs.j_scan SELECT seq, query_id, username, started, ended, relid, relname, physical - deleted, physical,
+        NULL, coalesce(is_range, false) FROM found
+$$;
+
 -- What the proxy told this session just before its statement.
 CREATE FUNCTION rs.told(what text) RETURNS json
 LANGUAGE sql STABLE AS $$ SELECT nullif(current_setting('rs.session', true), '')::json -> what $$;
@@ -68,7 +91,7 @@ BEGIN
                     SELECT * FROM rs.j_%1$s
                     UNION ALL
                     SELECT * FROM json_populate_recordset(null::rs.j_%1$s, rs.told('tail') -> '%1$s')
-                    WHERE seq > (SELECT coalesce(max(seq), 0) FROM rs.j_%1$s)
+                    WHERE seq > (SELECT coalesce(max(seq), 0) FROM rs.j_%1$s) AND '%1$s' NOT IN ('scan', 'alert')
                 ) r
                 WHERE username = session_user OR (SELECT usesuper FROM pg_user WHERE usename = session_user)
             $$ $f$, kind);

@@ -16,7 +16,7 @@ from dbops_lab.redshift.backend import FAILED, IDLE, Upstream
 from dbops_lab.redshift.errors import BackendError
 from dbops_lab.redshift.faults import AFTER, BEFORE, DURING, Order
 from dbops_lab.redshift.journal import now
-from dbops_lab.redshift.lexer import split
+from dbops_lab.redshift.lexer import identifier, split
 from dbops_lab.redshift.statements import Plan, plan
 from dbops_lab.redshift.translate import serializable_violation, translated_payload
 from dbops_lab.redshift.wire import Disconnected, Wire, split_text, text
@@ -442,9 +442,21 @@ class Session:
         self.journal.add(
             "query", query_id=self.query_id, xid=self.xid, pid=self.pid, username=self.user, database=self.database,
             query_type=made.kind, querytxt=_masked(made.text), started=began, ended=now(), rows=rows,
-            error=problem or None, tables=made.facts.tables, label=self.settings.get("query_group", "default"),
+            error=problem or None, label=self.settings.get("query_group", "default"),
             slots=int(self.settings.get("wlm_query_slot_count", "1") or 1), control=made.control or None,
         )  # fmt: skip
+        if not problem and not made.facts.uses_system_views:
+            for name in made.facts.tables:
+                self.journal.add("scan", query_id=self.query_id, xid=self.xid, pid=self.pid, username=self.user,
+                                 started=began, ended=now(), table_name=name, candidates=self._candidates(name),
+                                 compared=sorted(made.facts.compared))  # fmt: skip
+
+    def _candidates(self, name: str) -> list[str]:
+        """The tables that an unqualified name may mean, in the order of the search path."""
+        if "." in name:
+            return [".".join(map(identifier, name.split(".")))]
+        path = self.settings.get("search_path", "public").split(",")
+        return [f"{identifier(schema.strip().strip(chr(34)))}.{identifier(name)}" for schema in path]
 
     def _run_special(self, made: Plan) -> None:
         """COPY, UNLOAD, VACUUM, ANALYZE: the stand-in's work, in the client's session and transaction."""

@@ -39,7 +39,8 @@ class Table:
     id: int
     schema: str
     name: str
-    is_own: bool  # the user may maintain it
+    may_vacuum: bool
+    may_analyze: bool
     sortstyle: str
     sortkeys: int
     diststyle: str
@@ -113,10 +114,13 @@ def find(session: Session, name: str) -> list[Table]:
 
 
 def _table(row: tuple[str | None, ...]) -> Table:
-    numbers = [int(value or 0) for value in row[7:11]]
+    relid, schema, name, is_own, may_vacuum, may_analyze, style, keys, dist, *figures, analyzed, size = row
+    physical, deleted, unsorted, modified = (int(value or 0) for value in figures)
     return Table(
-        int(row[0] or 0), row[1] or "", row[2] or "", row[3] == "t", row[4] or "", int(row[5] or 0), row[6] or "",
-        *numbers, None if row[11] is None else int(row[11]), int(row[12] or 0),
+        id=int(relid or 0), schema=schema or "", name=name or "", may_vacuum="t" in (is_own, may_vacuum),
+        may_analyze="t" in (is_own, may_analyze), sortstyle=style or "", sortkeys=int(keys or 0), diststyle=dist or "",
+        physical=physical, deleted=deleted, unsorted=unsorted, modified=modified,
+        analyzed=None if analyzed is None else int(analyzed), megabytes=int(size or 0),
     )  # fmt: skip
 
 
@@ -126,7 +130,7 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
     if command.kind == RECLUSTER and (table.sortstyle == "interleaved" or table.diststyle == "all"):
         what = "interleaved sort keys" if table.sortstyle == "interleaved" else "DISTSTYLE ALL"
         raise BackendError("0A000", f"VACUUM RECLUSTER is not supported on tables with {what}")
-    if not table.is_own:
+    if not table.may_vacuum:
         session.notice("01000", f'skipping "{table.name}" --- only table or database owner can vacuum it')
         _record(command, table, session, "Skipped", 0, 0)
         return
@@ -149,16 +153,16 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
 def _phases(command: Command, table: Table) -> tuple[str, bool, bool]:
     """Why it is skipped, whether it sorts, whether it deletes."""
     if table.physical == 0:
-        return "Skipped(0 rows)", False, False
+        return "Skipped (0 rows)", False, False
     has_key = table.sortkeys > 0
     is_sorted = not has_key or table.unsorted == 0
     is_enough = is_sorted or (command.threshold < 100 and table.sorted_percent >= command.threshold)
     if command.kind == SORT:
         if is_sorted:
-            return "Skipped(sort only)", False, False
-        return (f"Skipped(sort only, sorted>={command.threshold}%)", False, False) if is_enough else ("", True, False)
+            return "Skipped (sort only)", False, False
+        return (f"Skipped (sort only, sorted>={command.threshold}%)", False, False) if is_enough else ("", True, False)
     if command.kind == DELETE:
-        return ("Skipped(delete only)", False, False) if table.deleted == 0 else ("", False, True)
+        return ("Skipped (delete only)", False, False) if table.deleted == 0 else ("", False, True)
     if command.kind == RECLUSTER:
         return ("Skipped", False, False) if is_sorted else ("", True, False)
     if command.kind == REINDEX:
@@ -234,7 +238,7 @@ def analyze(statement: str, session: Session) -> None:
         reader.fail()
     threshold = float(session.settings.get("analyze_threshold_percent", "10") or 10)
     for table in find(session, name):
-        if not table.is_own:
+        if not table.may_analyze:
             session.notice("01000", f'skipping "{table.name}" --- only table or database owner can analyze it')
             continue
         _analyze_table(table, session, threshold, columns, is_predicate=is_predicate)

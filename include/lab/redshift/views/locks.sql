@@ -24,3 +24,7 @@ JOIN rs.table_note t ON t.relid = p.relation
 WHERE s.xid IS NOT NULL AND rs.is_provisioned();
 
 GRANT SELECT ON pg_catalog.svv_transactions, pg_catalog.stv_locks TO PUBLIC;
+
+CREATE VIEW pg_catalog.stv_db_isolation_level AS
+SELECT current_database()::char(128) AS db_name, rs.isolation()::char(20) AS isolation_level;
+GRANT SELECT ON pg_catalog.stv_db_isolation_level TO PUBLIC;
