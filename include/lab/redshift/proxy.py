@@ -6,6 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
+from functools import cached_property
 from typing import Any
 
 import psycopg2
@@ -14,6 +15,7 @@ from dbops_lab.redshift.faults import Faults
 from dbops_lab.redshift.journal import Journal
 from dbops_lab.redshift.session import Session
 from dbops_lab.redshift.wire import CANCEL, Wire
+from dbops_lab.s3 import REGION
 from psycopg2 import sql
 
 LOOPBACK = "127.0.0.1"
@@ -27,16 +29,22 @@ class Proxy:
     """One Redshift database in front of one of PostgreSQL.
 
     :param admin: role and password of PostgreSQL's administrator, for what the clients' roles may not.
-    :param s3: makes a boto3 client; None = COPY and UNLOAD are refused.
+    :param s3_endpoint: empty = COPY and UNLOAD are refused.
     """
 
     def __init__(
-        self, *, postgres_port: int, database: str, admin: tuple[str, str], s3: Any = None, is_serverless: bool = False
+        self,
+        *,
+        postgres_port: int,
+        database: str,
+        admin: tuple[str, str],
+        s3_endpoint: str = "",
+        is_serverless: bool = False,
     ) -> None:
         self.database = database
         self.is_serverless = is_serverless
         self.faults = Faults()
-        self.s3 = s3
+        self._s3_endpoint = s3_endpoint
         self._postgres_port = postgres_port
         self._admin = admin
         self._sessions: dict[tuple[int, bytes], Session] = {}
@@ -46,6 +54,16 @@ class Proxy:
         self.journal = Journal(self.connect_admin)
         self._listener: socket.socket | None = None
         self._is_closed = threading.Event()
+
+    @cached_property
+    def s3(self) -> Any:
+        """A client of boto3, with the keys that it finds; None without an endpoint."""
+        if not self._s3_endpoint:
+            return None
+        import boto3  # here: COPY and UNLOAD are not in every session's life
+        from botocore.config import Config
+
+        return boto3.client("s3", endpoint_url=self._s3_endpoint, region_name=REGION, config=Config(proxies={}))
 
     def connect_admin(self) -> psycopg2.extensions.connection:
         role, password = self._admin
@@ -86,7 +104,7 @@ class Proxy:
         if self._listener is not None:
             self._listener.close()
         with contextlib.suppress(psycopg2.Error):
-            self.journal.close()
+            self.journal.flush()
 
     def remember(self, session: Session) -> None:
         with self._lock:

@@ -538,4 +538,15 @@ _STATEMENTS: dict[str, Callable[[str, list[Node]], Plan]] = {
     "analyse": _analyze,
     "cancel": _cancel,
 }
-_KNOWN = frozenset(("call", "prepare", "execute", "deallocate", "refresh", "merge", "desc", "describe", "use", "values"))
+_KNOWN = frozenset((
+    "call",
+    "prepare",
+    "execute",
+    "deallocate",
+    "refresh",
+    "merge",
+    "desc",
+    "describe",
+    "use",
+    "values",
+))

@@ -56,7 +56,9 @@ def _translate(found: Mapping[str, str]) -> BackendError:
     if code == "23502" and (column := found.get("c")):
         return BackendError("XX000", f"Cannot insert a NULL value into column {column}")
     if code == "42501":
-        message = re.sub(r"^permission denied for (table|view|materialized view) ", "permission denied for relation ", message)
+        message = re.sub(
+            r"^permission denied for (table|view|materialized view) ", "permission denied for relation ", message
+        )
     if code == "2BP01" and message.startswith("role "):
         return BackendError("55006", f"user {message.removeprefix('role ')}", detail, hint)
     if code == "428C9":

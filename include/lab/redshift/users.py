@@ -141,7 +141,8 @@ def _password(reader: Reader) -> str:
     is_strong = all(re.search(pattern, password) for pattern in ("[A-Z]", "[a-z]", "[0-9]"))
     if not 8 <= len(password) <= 64 or not is_strong:
         raise BackendError(
-            "22023", "Password must be 8 to 64 characters with one uppercase letter, one lowercase letter and one number"
+            "22023",
+            "Password must be 8 to 64 characters with one uppercase letter, one lowercase letter and one number",
         )
     return password
 
@@ -256,7 +257,7 @@ def _grant_on(reader: Reader, verb: str, privileges: list[tuple[str, str]], *, o
                 arguments = f"{text(table)}, {given}, {text(name.upper())}, {str(verb == 'grant').lower()}"
                 statements.append(f"PERFORM rs.note_privilege({arguments})")
     if not statements:
-        raise BackendError("42601", f'privilege {", ".join(beside).upper()} is of tables only')
+        raise BackendError("42601", f"privilege {', '.join(beside).upper()} is of tables only")
     return body(*statements), verb.upper()
 
 
@@ -289,7 +290,8 @@ def _grant_system(reader: Reader, verb: str, privileges: list[tuple[str, str]]) 
         if name not in SYSTEM:
             raise BackendError("42601", f'unrecognized system privilege "{name}"')
         statements += [
-            f"PERFORM rs.note_system({text(role)}, {text(name.upper())}, {str(verb == 'grant').lower()})" for role in roles
+            f"PERFORM rs.note_system({text(role)}, {text(name.upper())}, {str(verb == 'grant').lower()})"
+            for role in roles
         ]
     return body(*statements), verb.upper()
 
@@ -312,7 +314,9 @@ def default_privileges(reader: Reader) -> tuple[str, str]:
     native = [name.upper() for name, _ in privileges if name in NATIVE or name == "all"]
     if len(native) != len(privileges):
         raise unsupported("default privileges of this kind")
-    parts.append(f"{verb.upper()} {', '.join(native)} ON TABLES {'TO' if verb == 'grant' else 'FROM'} {', '.join(grantees)}")
+    parts.append(
+        f"{verb.upper()} {', '.join(native)} ON TABLES {'TO' if verb == 'grant' else 'FROM'} {', '.join(grantees)}"
+    )
     return " ".join(parts), "ALTER DEFAULT PRIVILEGES"
 
 
