@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
-from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NOT_FUNCTIONS, RESERVED
+from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NOT_FUNCTIONS, RESERVED, words
 from dbops_lab.redshift.lexer import NUMBER, QUOTED, SPACE, STRING, SYMBOL, WORD, Token, identifier, literal
 
 SYSTEM_PREFIXES = ("stl_", "stv_", "svl_", "svv_", "svcs_", "sys_")
@@ -14,13 +14,11 @@ SHADOWED = {"pg_user": "rs.pg_user", "pg_group": "rs.pg_group", "pg_database_inf
 """Catalogs that PostgreSQL has too, with other columns."""
 INFORMATION = {"table_constraints": "rs.table_constraints", "key_column_usage": "rs.key_column_usage"}
 """The same of `information_schema`: keys that nothing enforces."""
-CATALOGS = frozenset(
-    """
+CATALOGS = words("""
     pg_attrdef pg_attribute pg_attribute_info pg_class pg_class_info pg_constraint pg_database pg_database_info
     pg_default_acl pg_description pg_external_schema pg_group pg_index pg_indexes pg_language pg_library pg_locks
     pg_namespace pg_proc pg_proc_info pg_shadow pg_statistic_indicator pg_table_def pg_tables pg_type pg_user pg_views
-    """.split()
-)
+    """)
 """Those of PostgreSQL's that Redshift has."""
 COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
 TABLE_WORDS = ("from", "join", "into", "update", "using")
