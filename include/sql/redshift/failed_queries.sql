@@ -1,5 +1,6 @@
 -- Statements that failed since a moment, by their error: how often, the last one, by whom.
--- Source: documentation of SYS_QUERY_HISTORY. A statement that somebody cancelled has status `canceled` and is not among them.
+-- Source: documentation of SYS_QUERY_HISTORY. A statement that somebody cancelled has status `canceled` and is not
+-- among them.
 -- Rights: SYSLOG ACCESS UNRESTRICTED, sys:monitor or superuser. Provisioned and serverless.
 select count(*), max(q.query_id), max(trim(u.usename)), left(trim(q.error_message), 200)
 from sys_query_history q

@@ -1,5 +1,5 @@
--- What the planner and executor remarked about tables since a moment: missing statistics, filters that no sort key serves, rows
--- sent across the network.
+-- What the planner and executor remarked about tables since a moment: missing statistics, filters that no sort key
+-- serves, rows sent across the network.
 -- Source: documentation of SYS_QUERY_DETAIL (STL_ALERT_EVENT_LOG is empty on serverless).
 -- Rights: SYSLOG ACCESS UNRESTRICTED, sys:monitor or superuser. Provisioned and serverless.
 select table_id, trim(alert), count(distinct query_id)

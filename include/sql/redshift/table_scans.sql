@@ -1,7 +1,7 @@
--- Which tables statements read since a moment: statements, and those whose scan was limited to a range of the sort key. What this
--- package does is left out (query group dbops), and so are the samples that ANALYZE takes.
--- Source: documentation of SYS_QUERY_DETAIL; unscanned_table_summary of awslabs/amazon-redshift-utils asks STL_SCAN, which is
--- empty on serverless.
+-- Which tables statements read since a moment: statements, and those whose scan was limited to a range of the sort
+-- key. What this package does is left out (query group dbops), and so are the samples that ANALYZE takes.
+-- Source: documentation of SYS_QUERY_DETAIL; unscanned_table_summary of awslabs/amazon-redshift-utils asks STL_SCAN,
+-- which is empty on serverless.
 -- Rights: SYSLOG ACCESS UNRESTRICTED, sys:monitor or superuser. Provisioned and serverless.
 select d.table_id, count(distinct d.query_id), count(distinct case when d.is_rrscan = 't' then d.query_id end)
 from sys_query_detail d
