@@ -105,7 +105,7 @@ def _sorting(table: TableFigures, limits: Vacuum, reasons: list[str]) -> tuple[F
     if unsorted is None:
         reasons.append("how much is unsorted is not known")
         return None, None
-    gains = benefit is not None and benefit >= limits.sort_benefit and unsorted > 100 - limits.to_percent
+    gains = benefit is not None and benefit > limits.sort_benefit and unsorted > 100 - limits.to_percent
     if unsorted <= limits.min_unsorted and not gains:
         if unsorted:
             reasons.append(f"{unsorted:g} % unsorted, limit {limits.min_unsorted:g} %")
