@@ -29,6 +29,7 @@ from dbops.platform.redshift import (
     LegalHold,
     Redshift,
     Review,
+    Snapshots,
     Vacuum,
     Window,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Review",
     "Scratch",
     "Severity",
+    "Snapshots",
     "Storage",
     "Vacuum",
     "Window",
