@@ -43,6 +43,9 @@ class TableFigures:
     skew_rows: float | None
     skew_sort_key: float | None
     sort_key_encoding: str
+    created_at: datetime | None = None
+    is_auto_sorted: bool = False
+    """Redshift may choose the sort key."""
     interleaved_skew: float | None = None
     is_initialised: bool = True
     """False: the interleaved key was never indexed."""
@@ -152,10 +155,15 @@ def session_facts(session: Session) -> SessionFacts:
 def table_figures(session: Session) -> list[TableFigures]:
     """Every table of the session's database that has rows, the largest first.
 
-    :raises NoInsight: the login may not read SVV_TABLE_INFO.
+    :raises NoInsight: the login may not read SVV_TABLE_INFO, or is shown nothing.
     """
     interleaved = _interleaved(session)
     rows = read(session, "redshift/table_figures", "svv_table_info")
+    if not rows:
+        raise NoInsight(
+            "SVV_TABLE_INFO shows no table: the database is empty, or the login is no superuser and was not granted "
+            "SELECT on it"
+        )
     return [_table(row, interleaved) for row in rows if not str(row[0]).startswith("pg_temp")]
 
 
@@ -175,7 +183,7 @@ def _interleaved(session: Session) -> dict[int, tuple[float, int]]:
 
 def _table(row: Row, interleaved: dict[int, tuple[float, int]]) -> TableFigures:
     (schema, table, id, size, rows, visible, unsorted, stats_off, diststyle, key, keys, benefit, skew_rows, skew_key,
-     encoding) = row  # fmt: skip
+     encoding, created) = row  # fmt: skip
     column = sort_column(key)
     is_interleaved = int(id) in interleaved or str(key).strip().upper() == "INTERLEAVED"
     skew, indexed = interleaved.get(int(id), (None, 1))
@@ -195,6 +203,8 @@ def _table(row: Row, interleaved: dict[int, tuple[float, int]]) -> TableFigures:
         skew_rows=_number(skew_rows),
         skew_sort_key=_number(skew_key),
         sort_key_encoding=str(encoding or "").strip(),
+        created_at=None if created is None else moment(created),
+        is_auto_sorted=str(key or "").strip().upper().startswith("AUTO"),
         interleaved_skew=skew,
         is_initialised=indexed > 0,
     )

@@ -1,8 +1,8 @@
-"""Carrying a maintenance plan out: one VACUUM or ANALYZE at a time, within a window, each proven by history and figures.
+"""Carrying a maintenance plan out: one VACUUM or ANALYZE at a time, in a window, proven by history and figures.
 
 A VACUUM that has no right to a table, or finds an older open transaction, ends well and does nothing; one whose
-connection is lost may go on. So nothing is done because a statement ended: it is done when Redshift's history has it and
-the table's figures moved. Each step has its row in the ledger before it runs, with the cluster's time and the process,
+connection is lost may go on. So nothing is done because a statement ended: it is done when Redshift's history has it
+and the table's figures moved. Each step has its row in the ledger before it runs, with the cluster's time and the process,
 by which a later attempt of the same run finds out what became of it.
 """
 
@@ -22,7 +22,6 @@ from dbops.platform import Redshift, Window, duration_text
 from dbops.redshift.figures import (
     AnalyzeRecord,
     Connect,
-    NoInsight,
     OpenTransaction,
     SessionFacts,
     TableFigures,
@@ -154,14 +153,9 @@ def plan_maintenance(
 
     :param tables: only these (`schema.table`); empty: all.
     :raises ConfigurationError: one of `tables` does not exist, has no rows, or is not shown to this login.
-    :raises NoInsight: no table at all is shown.
+    :raises NoInsight: no table is shown.
     """
     found = table_figures(session)
-    if not found:
-        raise NoInsight(
-            f"Redshift {redshift.name}: SVV_TABLE_INFO shows no table: the database is empty, or the login is no superuser "
-            "and was not granted SELECT on it"
-        )
     missing = sorted(set(tables) - {table.name for table in found})
     if missing:
         raise ConfigurationError(f"Redshift {redshift.name}: {', '.join(missing)}: no such table, or it has no rows")
@@ -484,8 +478,8 @@ class Maintainer:
     def _cancelled(self, error: StatementCancelled | None) -> str:
         if datetime.now(UTC) >= self._deadlines.hard_end - timedelta(seconds=2):
             return (
-                f"cancelled at the hard end of the window, {_at(self._deadlines.hard_end)}: it needs more time than that; "
-                "what it had sorted stays sorted"
+                f"cancelled at the hard end of the window, {_at(self._deadlines.hard_end)}: it needs more time than "
+                "that; what it had sorted stays sorted"
             )
         return f"cancelled by somebody, or by a rule of a queue: {error}"
 
@@ -607,8 +601,8 @@ def judge_vacuum(
         told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_VACUUM_HISTORY"
         return Verdict(
             "skipped",
-            f"{told} although there is work: the login neither owns the table nor is a superuser (or has no role with VACUUM): "
-            f"such a VACUUM ends well and does nothing; {moved}",
+            f"{told} although there is work: the login neither owns the table nor is a superuser or in a role with VACUUM, "
+            f"and such a VACUUM ends well and does nothing; {moved}",
             needs_person=True,
         )
     lacks = []
@@ -632,8 +626,8 @@ def judge_analyze(before: Mapping[str, Any], after: Mapping[str, Any], record: A
     told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_ANALYZE_HISTORY"
     return Verdict(
         "skipped",
-        f"{told}: the login neither owns the table nor is a superuser (or has no role with ANALYZE): such an ANALYZE ends well "
-        f"and does nothing; {moved}",
+        f"{told}: the login neither owns the table nor is a superuser or in a role with ANALYZE, and such an ANALYZE ends "
+        f"well and does nothing; {moved}",
         needs_person=True,
     )
 
