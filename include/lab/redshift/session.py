@@ -17,7 +17,7 @@ from dbops_lab.redshift.handshake import Opened, refuse
 from dbops_lab.redshift.history import History
 from dbops_lab.redshift.lexer import split
 from dbops_lab.redshift.statements import Plan, plan
-from dbops_lab.redshift.translate import serializable_violation, translated_payload
+from dbops_lab.redshift.translate import numbered, serializable_violation, translated_payload
 from dbops_lab.redshift.wire import Disconnected, Wire, split_text, text
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class Session:
             while self._serve():
                 pass
         except Disconnected:
-            pass
+            with contextlib.suppress(Disconnected):  # PostgreSQL may have said why
+                self.client.flush()
         except Exception as problem:  # a fault of the stand-in, not of the client: said to both sides
             traceback.print_exc()
             with contextlib.suppress(Disconnected):
@@ -190,7 +191,7 @@ class Session:
         if kind == b"E":
             self._pending.clear()
             self._is_skipping = True
-            payload = translated_payload(payload)
+            payload = translated_payload(payload, self.history.query_id)
         elif kind == b"T":
             payload = _with_super(payload)
         if self._pending and (kind == self._pending[0] or (kind, self._pending[0]) == (b"n", b"T")
@@ -216,7 +217,8 @@ class Session:
     # ------------------------------------------------------------------ errors
 
     def _tell(self, problem: BackendError) -> None:
-        self.client.write(b"E", wire.error(problem.code, problem.message, detail=problem.detail, hint=problem.hint))
+        message = numbered(problem.message, self.history.query_id)
+        self.client.write(b"E", wire.error(problem.code, message, detail=problem.detail, hint=problem.hint))
 
     def notice(self, code: str, message: str, severity: str = "WARNING") -> None:
         """Something for the client besides the answer."""
@@ -315,10 +317,10 @@ class Session:
     def _suffer(self, fault: Order, made: Plan) -> None:
         if fault.drop == BEFORE:
             raise Disconnected
-        if fault.delay and self.upstream.status != FAILED:
+        if fault.delay and not made.special and self.upstream.status != FAILED:
             self._drain()
             try:
-                self._sleep(fault.delay, made)
+                self.upstream.beside("SELECT pg_sleep($1::float8)", str(fault.delay))
             except BackendError as problem:
                 self.history.end(made, 0, problem.message)
                 raise
@@ -328,12 +330,6 @@ class Session:
                 ordered = BackendError(fault.error, fault.message or "ordered by a test")
             self.history.end(made, 0, ordered.message)
             raise ordered
-
-    def _sleep(self, seconds: float, made: Plan) -> None:
-        if made.special:
-            self.upstream.query(f"SELECT pg_sleep({seconds})")
-        else:
-            self.upstream.beside("SELECT pg_sleep($1::float8)", str(seconds))
 
     def _drop(self, fault: Order) -> None:
         if fault.drop == AFTER and self.upstream.status == IDLE:
