@@ -446,13 +446,14 @@ class Maintainer:
             time.sleep(self._poll)
             session = self._reconnected()
         self._running = None
-        if is_cancelled:
-            return self._conclude(
-                step, "failed", self._cancelled(None), before, self._after(step), started, person=True
-            )
         records = [record for record in _records(session, step, facts.now) if record.ended_at is not None]
         if not records or (isinstance(records[-1], VacuumRecord) and records[-1].is_failed):
-            return None
+            if not self._is_over():
+                return None
+            why = "the connection was lost while it ran, nothing came of it, and nothing starts any more"
+            if is_cancelled or datetime.now(UTC) >= self._deadlines.hard_end:
+                why = self._cancelled(None)
+            return self._conclude(step, "failed", why, before, self._after(step), started, person=True)
         result = self._judged(step, step, facts, before, started, "")
         log.info("%s: the connection was lost, and it ended all the same: %s", step.statement, result.message)
         return result
