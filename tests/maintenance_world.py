@@ -112,8 +112,8 @@ class MaintenanceWorld:
         return [
             (str(kind), str(status))
             for kind, status in self.admin.rows(
-                "select trim(vacuum_type), trim(status) from sys_vacuum_history where schema_name = %s and table_name = %s"
-                " order by start_time", self.schema, name,
+                "select trim(vacuum_type), trim(status) from sys_vacuum_history"
+                " where schema_name = %s and table_name = %s order by start_time", self.schema, name,
             )
         ]  # fmt: skip
 

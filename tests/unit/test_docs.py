@@ -91,6 +91,13 @@ def test_backup_times_are_those_of_production(kind: str, production: Platform) -
         assert times(schedule) == told, cluster.name
 
 
+@pytest.mark.parametrize("kind", ["daily", "weekly", "monthly"])
+def test_maintenance_times_are_those_of_production(kind: str, production: Platform) -> None:
+    assert production.redshift is not None
+    told = re.findall(r"\d\d:\d\d", rows()[f"redshift_maintenance_{kind}"][0])
+    assert told == times(getattr(production.redshift.schedules, kind))
+
+
 def test_other_times_and_severities_are_those_of_the_dag_files() -> None:
     for dag_id, cells in rows().items():
         _, call, tree = next(found for found in dags() if found[0].fullmatch(dag_id))

@@ -57,7 +57,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
             title=_title(context, dag_id, "failed"),
             what=_what_failed(context, dag_id, run_id, states, ledger),
             value=_failed_count(states),
-            run_url=_run_url(dag_id, run_id),
+            run_url=run_url(dag_id, run_id),
             runbook=runbook,
         )
         _raise(platform, ledger, alert)
@@ -66,7 +66,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, or only some `namespaces`) ends nothing.
+    A run that did less than the schedule would have (a dry run, or only some `namespaces` or `tables`) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -76,7 +76,7 @@ def resolve_on_success(context: Context) -> None:
         platform = load_platform()
         ledger = _ledger(platform)
         for key in (_failed(dag_id), _late(dag_id)):
-            _resolve(platform, ledger, key, _run_url(dag_id, run_id))
+            _resolve(platform, ledger, key, run_url(dag_id, run_id))
 
 
 def deadline_missed(
@@ -101,7 +101,7 @@ def deadline_missed(
             what=f"Run {run_id} of {dag_id} is {state} and should have been done by {deadline:%Y-%m-%d %H:%M} UTC.",
             value=f"{duration_text(datetime.now(UTC) - queued)} since it was queued",
             limit=duration_text(deadline - queued),
-            run_url=_run_url(dag_id, run_id),
+            run_url=run_url(dag_id, run_id),
             runbook=runbook,
         )
         notify(alert)
@@ -143,7 +143,7 @@ def approval_wanted(context: Context, what: str, runbook: str) -> None:
                 key=_approval(dag_id),
                 title=f"{dag_id} waits for an approval",
                 what=f"Approve or reject in Airflow under Required Actions.\n{shown}",
-                run_url=_run_url(dag_id, run_id),
+                run_url=run_url(dag_id, run_id),
                 runbook=runbook,
             )
         )
@@ -153,7 +153,7 @@ def approval_over(context: Context) -> None:
     """A person has decided, or it was waited for long enough."""
     with _unharmed("the end of the alert of an approval"):
         dag_id, run_id = _run(context)
-        resolve(_approval(dag_id), _run_url(dag_id, run_id))
+        resolve(_approval(dag_id), run_url(dag_id, run_id))
 
 
 def notify(alert: Alert) -> None:
@@ -260,6 +260,7 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
+    used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):
         try:
@@ -339,7 +340,7 @@ def _narrowed(context: Context) -> bool:
         return True
     wanted: Sequence[str] = conf.get("namespaces") or ()
     all_of_them: Sequence[str] = context["dag"].params.get("namespaces") or ()
-    return bool(wanted) and set(wanted) < set(all_of_them)
+    return bool(conf.get("tables")) or (bool(wanted) and set(wanted) < set(all_of_them))
 
 
 def _task_states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:
@@ -416,7 +417,8 @@ def _moment(value: object) -> datetime | None:
     return found.astimezone(UTC) if isinstance(found, datetime) else None
 
 
-def _run_url(dag_id: str, run_id: str) -> str:
+def run_url(dag_id: str, run_id: str) -> str:
+    """Where a run is seen in Airflow."""
     from airflow.sdk.configuration import conf
 
     base = str(conf.get("api", "base_url", fallback="") or "http://localhost:8080").rstrip("/")

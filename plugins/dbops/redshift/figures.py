@@ -182,7 +182,7 @@ def _interleaved(session: Session) -> dict[int, tuple[float, int]]:
 
 
 def _table(row: Row, interleaved: dict[int, tuple[float, int]]) -> TableFigures:
-    (schema, table, id, size, rows, visible, unsorted, stats_off, diststyle, key, keys, benefit, skew_rows, skew_key,
+    (schema, table, id, size, rows, visible, unsorted, stats_off, diststyle, key, benefit, skew_rows, skew_key,
      encoding, created) = row  # fmt: skip
     column = sort_column(key)
     is_interleaved = int(id) in interleaved or str(key).strip().upper() == "INTERLEAVED"
@@ -281,7 +281,7 @@ def read(session: Session, name: str, view: str, *values: Any) -> Sequence[Row]:
 
 
 def moment(value: object) -> datetime:
-    """A time of a system view, which is UTC without saying so."""
+    """A time, or a day's beginning, as Redshift has it: UTC without saying so."""
     found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 

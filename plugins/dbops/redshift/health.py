@@ -131,8 +131,8 @@ def check_queues(look: Look) -> Check:
     )[0]
     severity, reached = against(limit, float(p95))
     message = (
-        f"95 % of {int(count):,} statements waited up to {float(p95):.1f} s in a queue, the longest {float(longest):.1f} s; "
-        f"{int(over):,} waited more than {limit.warn:g} s"
+        f"95 % of {int(count):,} statements waited up to {float(p95):.1f} s in a queue, the longest "
+        f"{float(longest):.1f} s; {int(over):,} waited more than {limit.warn:g} s"
     )
     return Check(
         QUEUES, severity is None, message, severity, round(float(p95), 3), reached, "s", {"queues": queues(look)}
@@ -150,8 +150,8 @@ def queues(look: Look) -> list[dict[str, Any]]:
             )
         ]  # fmt: skip
     return [
-        {"queue": name or str(id), "statements": int(count), "waited_s": _round(waited), "longest_wait_s": _round(longest),
-         "ran_s": _round(ran)}
+        {"queue": name or str(id), "statements": int(count), "waited_s": _round(waited),
+         "longest_wait_s": _round(longest), "ran_s": _round(ran)}
         for id, name, count, waited, longest, ran in read(
             look.session, "redshift/queue_use", "sys_query_history", naive(look.since)
         )
@@ -182,8 +182,8 @@ def must_see_others(look: Look) -> None:
     is_super, others = read(look.session, "redshift/sees_all", "sys_query_history", naive(look.since))[0]
     if not is_super and not int(others):
         raise NoInsight(
-            f"Redshift {look.redshift.name}: no statement of anybody else is shown since {look.since:%Y-%m-%d %H:%M} UTC: grant the "
-            "login sys:monitor, or ALTER USER ... SYSLOG ACCESS UNRESTRICTED"
+            f"Redshift {look.redshift.name}: no statement of anybody else is shown since {look.since:%Y-%m-%d %H:%M} "
+            "UTC: grant the login sys:monitor, or ALTER USER ... SYSLOG ACCESS UNRESTRICTED"
         )
 
 

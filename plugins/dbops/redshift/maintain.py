@@ -2,8 +2,8 @@
 
 A VACUUM that has no right to a table, or finds an older open transaction, ends well and does nothing; one whose
 connection is lost may go on. So nothing is done because a statement ended: it is done when Redshift's history has it
-and the table's figures moved. Each step has its row in the ledger before it runs, with the cluster's time and the process,
-by which a later attempt of the same run finds out what became of it.
+and the table's figures moved. Each step has its row in the ledger before it runs, with the cluster's time and the
+process, by which a later attempt of the same run finds out what became of it.
 """
 
 from __future__ import annotations
@@ -602,8 +602,8 @@ def judge_vacuum(
         told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_VACUUM_HISTORY"
         return Verdict(
             "skipped",
-            f"{told} although there is work: the login neither owns the table nor is a superuser or in a role with VACUUM, "
-            f"and such a VACUUM ends well and does nothing; {moved}",
+            f"{told} although there is work: the login neither owns the table nor is a superuser or in a role with "
+            f"VACUUM, and such a VACUUM ends well and does nothing; {moved}",
             needs_person=True,
         )
     lacks = []
@@ -627,8 +627,8 @@ def judge_analyze(before: Mapping[str, Any], after: Mapping[str, Any], record: A
     told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_ANALYZE_HISTORY"
     return Verdict(
         "skipped",
-        f"{told}: the login neither owns the table nor is a superuser or in a role with ANALYZE, and such an ANALYZE ends "
-        f"well and does nothing; {moved}",
+        f"{told}: the login neither owns the table nor is a superuser or in a role with ANALYZE, and such an ANALYZE "
+        f"ends well and does nothing; {moved}",
         needs_person=True,
     )
 

@@ -208,8 +208,9 @@ def unused_tables(
     """Tables that nobody read for `unused_after`, the largest first; or why that cannot be said."""
     if usage.covered < review.unused_after * COVERED:
         return [], (
-            f"use of tables is known of {duration_text(usage.covered)} in the last {duration_text(review.unused_after)}: too "
-            "little to call one unused (redshift_maintenance_daily writes it down)"
+            f"use of tables is known of {duration_text(usage.covered)} in the last "
+            f"{duration_text(review.unused_after)}: too little to call one unused "
+            "(redshift_maintenance_daily writes it down)"
         )
     born = now - review.unused_after
     found = [
@@ -254,9 +255,7 @@ def look_for_cold(session: Session, candidates: Sequence[TableFigures], before: 
         )
         rows, oldest = session.rows(sql, naive(before))[0]
         if int(rows):
-            # A column of type date comes as a date.
-            at = oldest if isinstance(oldest, datetime) else datetime(oldest.year, oldest.month, oldest.day)
-            found.append(Cold(table.name, table.sort_key, int(rows), moment(at)))
+            found.append(Cold(table.name, table.sort_key, int(rows), moment(oldest)))
     return sorted(found, key=lambda one: -one.rows)
 
 

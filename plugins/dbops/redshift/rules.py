@@ -1,7 +1,8 @@
 """Which tables are vacuumed and analyzed, how, and why: pure functions of figures and limits.
 
-The thresholds are those of awslabs' AnalyzeVacuumUtility, with what it does not see: deleted rows (its `empty` is always
-0), tables without a sort key (unsorted for ever), interleaved keys, and what a full vacuum does that was not needed.
+The thresholds are those of awslabs' AnalyzeVacuumUtility, with what it does not see: deleted rows (its `empty` is
+always 0), tables without a sort key (unsorted for ever), interleaved keys, and what a full vacuum does that was not
+needed.
 """
 
 from __future__ import annotations
@@ -121,8 +122,8 @@ def _sorting(table: TableFigures, limits: Vacuum, reasons: list[str]) -> tuple[F
         return Form.SORT_ONLY, None
     if unsorted > limits.max_unsorted:
         reasons.append(
-            f"{told}, of {table.size_mb:,} MB: a deep copy is quicker than a vacuum (from {limits.max_size_mb:,} MB and "
-            f"{limits.max_unsorted:g} % on)"
+            f"{told}, of {table.size_mb:,} MB: a deep copy is quicker than a vacuum (from {limits.max_size_mb:,} MB "
+            f"and {limits.max_unsorted:g} % on)"
         )
         return None, deep_copy(table)
     if table.is_distributed_to_all:
@@ -184,17 +185,17 @@ def _benefit(table: TableFigures, vacuum: tuple[Form, ...], *, is_stale: bool) -
 
 
 def deep_copy(table: TableFigures) -> str:
-    """The statements of a deep copy, for a person: they need free space for the whole table, and a pause of its loads."""
-    new, old = quoted(table.schema, f"{table.table}_new"), quoted(table.schema, f"{table.table}_old")
+    """The statements of a deep copy, for a person: it needs free space for the whole table, and a pause of loads."""
+    whole, new = quoted(table.schema, table.table), quoted(table.schema, f"{table.table}_new")
     order = f" order by {quoted(table.sort_key)}" if table.sort_key else ""
     return "\n".join((
-        f"create table {new} (like {quoted(table.schema, table.table)} including defaults);",
-        f"insert into {new} select * from {quoted(table.schema, table.table)}{order};",
+        f"create table {new} (like {whole} including defaults);",
+        f"insert into {new} select * from {whole}{order};",  # noqa: S608 - quoted, and shown only
         "begin;",
-        f"alter table {quoted(table.schema, table.table)} rename to {quoted(f'{table.table}_old')};",
+        f"alter table {whole} rename to {quoted(f'{table.table}_old')};",
         f"alter table {new} rename to {quoted(table.table)};",
         "commit;",
-        f"drop table {old};  -- after a check; grants are not copied",
+        f"drop table {quoted(table.schema, f'{table.table}_old')};  -- after a check; grants are not copied",
     ))
 
 

@@ -54,9 +54,7 @@ def test_growth_names_what_grows_and_when_the_disk_is_full() -> None:
         "grow most: wins +90 MB a day, new +10 MB a day",
     ]
     assert growth_in_words([], [], LIMIT)[0].startswith("storage: nothing measured yet")
-    assert growth_in_words([check(0, 10)], [], LIMIT) == [
-        "storage: 10 MB; the trend needs two days of measurements"
-    ]
+    assert growth_in_words([check(0, 10)], [], LIMIT) == ["storage: 10 MB; the trend needs two days of measurements"]
     assert "does not go towards 75 %" in growth_in_words(storage, [check(0, 50), check(10, 50)], LIMIT)[1]
 
 
