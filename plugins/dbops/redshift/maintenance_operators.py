@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -98,12 +99,13 @@ def _cloudwatch(redshift: Redshift) -> CloudWatch | None:
 def send_summary(
     context: Context, ledger: Engine, cluster: str, title: str, lines: Sequence[str], runbook: str
 ) -> None:
-    """Send a report to the summary channel, once for a run: a retry sends none."""
+    """Send a report to the summary channel; a retry that has nothing else to say sends none."""
     from dbops.ledger import find_action, record_action
 
     run = run_of(context)
     past = find_action(ledger, REPORT, cluster, run)
-    if past is not None and past.outcome == "done":
+    digest = hashlib.sha256("\n".join([title, *lines]).encode()).hexdigest()
+    if past is not None and past.details.get("digest") == digest:
         return
     key = f"report/{run}"
     shown = [
@@ -123,7 +125,15 @@ def send_summary(
     resolve(key, url_of(context))  # a report is no problem that lasts
     now = datetime.now(UTC)
     record_action(
-        ledger, name=REPORT, target=cluster, run=run, started_at=now, finished_at=now, outcome="done", message=title
+        ledger,
+        name=REPORT,
+        target=cluster,
+        run=run,
+        started_at=now,
+        finished_at=now,
+        outcome="done",
+        message=title,
+        details={"digest": digest},
     )
 
 
