@@ -157,6 +157,7 @@ class ParquetFile:
         return self._body
 
     def close(self) -> None:
+        self._writer.close()  # or it does so later, into a file that is gone
         self._body.close()
 
 
