@@ -461,3 +461,29 @@ def test_a_session_that_ends_in_the_middle_leaves_complete_files_and_no_manifest
         world.unload(ROWS, "PARQUET MANIFEST")
     assert world.names() == ["0000_part_00.parquet"]
     assert world.sql("select 1") == [(1,)]
+
+
+def test_times_keep_their_fractions_and_their_moment_in_any_time_zone(world: World) -> None:
+    world.session.slices = 1
+    world.sql("set timezone to 'Asia/Kolkata'")
+    query = (
+        "select timestamp '2026-01-01' + n * interval '1 microsecond' as at,"
+        " timestamptz '2026-01-01 00:00:00+00' + n * interval '1 microsecond' as zoned"
+        " from unnest(array[0, 1, 10, 12000, 500000, 123456]) as n"
+    )
+    try:
+        world.unload(query, "PARQUET")
+    finally:
+        world.sql("reset timezone")
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    moments = [start + dt.timedelta(microseconds=n) for n in (0, 1, 10, 12000, 500000, 123456)]
+    table = world.parquet("0000_part_00.parquet")
+    assert table["zoned"].to_pylist() == moments
+    assert table["at"].to_pylist() == [moment.replace(tzinfo=None) for moment in moments]
+
+
+def test_a_date_that_parquet_readers_cannot_hold_is_an_error(world: World) -> None:
+    with pytest.raises(UnloadFailed, match=r"Cannot write a value to PARQUET: .*infinity"):
+        world.unload("select date 'infinity' as d", "PARQUET")
+    assert world.names() == []
+    assert world.sql("select 1") == [(1,)]
