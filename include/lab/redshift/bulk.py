@@ -38,7 +38,6 @@ class Session:
     :param slices: files that a parallel UNLOAD writes; 2 is a cluster with one small node.
     :param translate: a SELECT of Redshift into PostgreSQL's.
     :param faults: what a test breaks: `unload_slice` n makes an UNLOAD fail when slice n writes its file.
-    :param progress: called when a file of UNLOAD or a block of COPY is done; what it raises ends the statement there.
     """
 
     user: str
@@ -46,7 +45,6 @@ class Session:
     slices: int = 2
     translate: Callable[[str], str] = str
     faults: Mapping[str, Any] = field(default_factory=dict)
-    progress: Callable[[], None] = lambda: None
 
 
 def now() -> datetime:

@@ -146,7 +146,7 @@ def run(statement_text: str, backend: Backend, s3: Any, session: Session) -> Cop
         started,
         started,
     )
-    loader = Loader(statement, columns, done, s3, session.progress)
+    loader = Loader(statement, columns, done, s3)
     try:
         loader.open()
         with closing(loader.blocks()) as blocks:
@@ -207,21 +207,13 @@ def _chosen(statement: CopyStatement, every: Sequence[TargetColumn]) -> list[Tar
 class Loader:
     """Reads the files one after the other into blocks for the server's COPY, and counts what it cannot load."""
 
-    def __init__(
-        self,
-        statement: CopyStatement,
-        columns: Sequence[TargetColumn],
-        done: CopyDone,
-        s3: Any,
-        progress: Callable[[], None],
-    ) -> None:
+    def __init__(self, statement: CopyStatement, columns: Sequence[TargetColumn], done: CopyDone, s3: Any) -> None:
         self.failure: BackendError | None = None
         self._statement = statement
         self._columns = columns
         self._converters = converters(columns, statement)
         self._done = done
         self._s3 = s3
-        self._progress = progress
         self._objects: list[S3Object] = []
         self._records: Callable[[IO[str]], Records] = lambda lines: text_records(lines, statement)
 
@@ -247,9 +239,7 @@ class Loader:
         for found in self._objects:
             file = LoadedFile(found.url, found.size, now(), now())
             self._done.files.append(file)
-            for block in self._file_blocks(found, file):
-                yield block
-                self._progress()
+            yield from self._file_blocks(found, file)
             file.ended = now()
 
     def _file_blocks(self, found: S3Object, file: LoadedFile) -> Iterator[bytes]:

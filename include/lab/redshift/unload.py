@@ -148,7 +148,6 @@ class Target:
         self._done = done
         self._s3 = s3
         self._failing = session.faults.get("unload_slice")
-        self._progress = session.progress
         self.bucket, self.prefix = split_url(done.location)
         suffix = SUFFIXES.get(statement.compression or "", "")
         extension = ".parquet" if statement.format == "parquet" else suffix
@@ -193,7 +192,6 @@ class Target:
         body.seek(0)
         self._s3.upload_fileobj(body, self.bucket, key, Config=TRANSFER)
         self._done.files.append(UnloadFile(f"s3://{self.bucket}/{key}", lines, size, started, now()))
-        self._progress()
 
 
 def _write_manifest(statement: UnloadStatement, columns: Sequence[Column], done: UnloadDone, s3: Any) -> None:

@@ -7,7 +7,7 @@ import datetime as dt
 import gzip
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -19,20 +19,6 @@ from bulk_world import ROLE, World
 from dbops_lab.redshift import copy
 from dbops_lab.redshift.backend import BackendError
 from dbops_lab.redshift.copy import CHECK, CopyFailed
-from dbops_lab.testing import LabPostgres, LabS3
-
-
-@pytest.fixture(scope="module")
-def opened(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[World]:
-    made = World(lab_postgres, lab_s3)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def world(opened: World) -> World:
-    opened.renew()
-    return opened
 
 
 def parquet(table: dict[str, pa.Array] | pa.Table) -> bytes:
@@ -617,16 +603,3 @@ def test_credentials_are_in_nothing_that_comes_back(world: World) -> None:
         shown = repr(vars(caught.value)) + repr(caught.value) + repr(getattr(caught.value, "done", ""))
         assert "verysecret" not in shown
         assert "AKIDEXAMPLE" not in shown
-
-
-def test_a_session_that_ends_in_the_middle_loads_nothing(world: World) -> None:
-    world.sql("create table t (n int)")
-    world.put("in/1", "1\n" * 5000)
-
-    def gone() -> None:
-        raise ConnectionResetError
-
-    world.session.progress = gone
-    with pytest.raises(ConnectionResetError):
-        world.copy("t", source="/in/")
-    assert world.sql("select count(*) from t") == [(0,)]

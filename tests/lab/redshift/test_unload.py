@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import datetime as dt
 import gzip
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Decimal
 
 import pyarrow as pa
@@ -15,22 +15,8 @@ from bulk_world import ROLE, World
 from dbops_lab.redshift import unload
 from dbops_lab.redshift.backend import BackendError
 from dbops_lab.redshift.unload import OCCUPIED, UnloadFailed
-from dbops_lab.testing import LabPostgres, LabS3
 
 ROWS = "select n, 'row ' || n as name from generate_series(1, 100) as n"
-
-
-@pytest.fixture(scope="module")
-def opened(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[World]:
-    made = World(lab_postgres, lab_s3)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def world(opened: World) -> World:
-    opened.renew()
-    return opened
 
 
 def lines(world: World, query: str, options: str = "") -> list[str]:
@@ -450,17 +436,6 @@ def test_a_delete_in_the_same_transaction_removes_what_was_unloaded(world: World
         rows = world.unload("select * from t where n <= 5", "PARQUET").rows
         deleted = world.connection.execute("delete from t where n <= 5").rowcount
     assert rows == deleted == 5
-
-
-def test_a_session_that_ends_in_the_middle_leaves_complete_files_and_no_manifest(world: World) -> None:
-    def gone() -> None:
-        raise ConnectionResetError
-
-    world.session.progress = gone
-    with pytest.raises(ConnectionResetError):
-        world.unload(ROWS, "PARQUET MANIFEST")
-    assert world.names() == ["0000_part_00.parquet"]
-    assert world.sql("select 1") == [(1,)]
 
 
 def test_times_keep_their_fractions_and_their_moment_in_any_time_zone(world: World) -> None:
