@@ -198,7 +198,7 @@ def _chosen(statement: CopyStatement, every: Sequence[TargetColumn]) -> list[Tar
     if statement.explicit_ids:
         missing = {column.name for column in every if column.identity == "a"} - {column.name for column in chosen}
         if missing or not any(column.identity for column in every):
-            raise BackendError("42601", "EXPLICIT_IDS needs the identity column in the column list")
+            raise BackendError("42601", "EXPLICIT_IDS needs an identity column among the columns that are loaded")
     elif any(column.identity == "a" for column in chosen):
         raise BackendError("42601", "cannot set an identity column to a value without EXPLICIT_IDS")
     return chosen
