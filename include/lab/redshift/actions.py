@@ -152,6 +152,7 @@ def _record_unload(done: UnloadDone, session: Session) -> None:
         "unload", **common, xid=session.xid, database=session.database, status=done.status,
         started=_naive(done.started), ended=_naive(done.ended), file_format=done.file_format, rows=done.rows,
         bytes=done.size, files=len(done.files), error=done.error_message or None, destination=done.location,
+        compression=done.compression,
     )  # fmt: skip
     for number, file in enumerate(done.files):
         session.journal.add(

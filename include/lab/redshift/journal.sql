@@ -2,7 +2,9 @@
 CREATE TABLE rs.j_query (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, query_type text,
     querytxt text, started timestamp, ended timestamp, rows bigint, error text, tables text[], label text, slots int,
-    control text, queued float8, service_class int, cpu float8, bytes_scanned bigint
+    control text,
+    queued float8,          -- seconds in the queue, after `started`
+    service_class int, cpu float8, memory bigint, blocks_read bigint, temporary_mb bigint, is_cached boolean
 );
 CREATE TABLE rs.j_load (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, status text,
@@ -21,7 +23,7 @@ CREATE TABLE rs.j_load_error (
 CREATE TABLE rs.j_unload (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, status text,
     started timestamp, ended timestamp, file_format text, rows bigint, bytes bigint, files int, error text,
-    destination text
+    destination text, compression text
 );
 CREATE TABLE rs.j_unload_file (
     seq bigint PRIMARY KEY, query_id bigint, pid int, username text, started timestamp, ended timestamp, path text,
@@ -75,6 +77,22 @@ END $do$;
 
 CREATE FUNCTION rs.userid(name text) RETURNS int
 LANGUAGE sql STABLE AS $$ SELECT oid::bigint::int FROM pg_roles WHERE rolname = name $$;
+
+-- Who is connected through the proxy, and what runs.
+CREATE VIEW rs.sessions AS
+SELECT * FROM json_to_recordset(coalesce(rs.told('sessions'), '[]')) AS s(
+    username text, database text, application text, xid bigint, pid int, started timestamp, transaction_started timestamp,
+    query_id bigint, query_type text, query_started timestamp, querytxt text)
+WHERE username = session_user OR (SELECT usesuper FROM pg_user WHERE usename = session_user);
+GRANT SELECT ON rs.sessions TO PUBLIC;
+
+CREATE FUNCTION rs.utc() RETURNS timestamp LANGUAGE sql VOLATILE AS $$ SELECT clock_timestamp() AT TIME ZONE 'UTC' $$;
+CREATE FUNCTION rs.version() RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT '1.0.77433'::text $$;
+CREATE FUNCTION rs.class_name(id int) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE id WHEN 5 THEN 'Service class for super user' WHEN 14 THEN 'Short query queue'
+                   WHEN 15 THEN 'Service class for vacuum/analyze' ELSE 'Default queue' END
+$$;
 
 -- Functions that tell of the session's last statements.
 DO $do$

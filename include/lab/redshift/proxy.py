@@ -116,8 +116,7 @@ class Proxy:
                 "pid": session.pid, "username": session.user, "database": session.database, "started": session.started,
                 "application": session.application, "xid": session.xid or None,
                 "transaction_started": session.transaction_started,
-                "query_id": running[0] if running else None, "querytxt": running[1] if running else None,
-                "query_started": running[2] if running else None,
+                **({} if running is None else running),
             }
             for session in found
             for running in [session.running]

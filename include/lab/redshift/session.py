@@ -56,7 +56,7 @@ class Session:
         self.settings: dict[str, str] = {}
         self.xid = 0
         self.transaction_started: datetime | None = None
-        self.running: tuple[int, str, datetime] | None = None
+        self.running: dict[str, Any] | None = None
         self._snapshot: int | None = None
         self._statements: dict[str, Plan] = {}
         self._portals: dict[str, Plan] = {}
@@ -395,7 +395,8 @@ class Session:
         began = now()
         self.upstream.is_cancelled = False
         self.query_id = self.journal.next_query_id()
-        self.running = (self.query_id, _masked(made.text), began)
+        self.running = {"query_id": self.query_id, "query_type": made.kind, "querytxt": _masked(made.text),
+                        "query_started": began}  # fmt: skip
         if not self.xid:
             self.xid, self.transaction_started = self.journal.next_xid(), began
         if self._snapshot is None and not made.control:
@@ -546,6 +547,8 @@ class Session:
         self.journal.flush()
         if self.upstream.status == FAILED:
             return
+        if not self.xid:
+            self.xid, self.transaction_started = self.journal.next_xid(), now()
         known: dict[str, Any] = {
             "serverless": self.serverless,
             "last": {
