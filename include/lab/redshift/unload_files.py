@@ -76,6 +76,7 @@ class Slices:
     ) -> None:
         for file in self._open.values():
             file.close()
+        pa.default_memory_pool().release_unused()
 
     def _enter(self, folder: str) -> None:
         if folder != self._folder:

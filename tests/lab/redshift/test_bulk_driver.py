@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import threading
+import time
 from decimal import Decimal
 from typing import Any
 
@@ -212,3 +214,100 @@ def test_a_user_without_rights_neither_loads_nor_unloads(
         server.cursor().execute(f"drop owned by {user}; drop role {user}")
         server.close()
     assert place.names() == ["in"]
+
+
+def test_the_errors_of_a_load_are_remembered_though_it_was_rolled_back(redshift: Any, place: Place) -> None:
+    place.put("in", "1|a\nx|b\n2|toolong\n")
+    run(redshift, "CREATE TABLE t (n int, v varchar(3))", "BEGIN")
+    with pytest.raises(ProgrammingError):
+        run(redshift, f"COPY t FROM '{place.url}/in' {ROLE} MAXERROR 2")
+    run(redshift, "ROLLBACK")
+    ours = f"'{place.url}/%'"
+    assert rows(
+        redshift,
+        "SELECT trim(filename), line_number, trim(colname), trim(type), trim(col_length), trim(raw_line),"
+        " trim(raw_field_value), err_code, trim(err_reason)"
+        f" FROM stl_load_errors WHERE filename LIKE {ours} ORDER BY 2",
+    ) == [
+        (f"{place.url}/in", 2, "n", "int4", "", "x|b", "x", 1207, "Invalid digit, Value 'x', Pos 0, Type: Integer"),
+        (f"{place.url}/in", 3, "v", "varchar", "3", "2|toolong", "toolong", 1204, "String length exceeds DDL length"),
+    ]
+    assert rows(
+        redshift,
+        "SELECT line_number, trim(column_name), error_code, trim(error_message) FROM sys_load_error_detail"
+        f" WHERE file_name LIKE {ours} ORDER BY 1",
+    ) == [
+        (2, "n", 1207, "Invalid digit, Value 'x', Pos 0, Type: Integer"),
+        (3, "v", 1204, "String length exceeds DDL length"),
+    ]
+    history = f"SELECT status, loaded_rows, error_count FROM sys_load_history WHERE data_source LIKE {ours}"
+    assert rows(redshift, history) == [("aborted", 0, 2)]
+
+
+def test_loads_and_unloads_are_remembered_by_file(redshift: Any, place: Place) -> None:
+    run(
+        redshift,
+        "CREATE TABLE t (n int)",
+        "INSERT INTO t SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3",
+        f"UNLOAD ('SELECT * FROM t') TO '{place.url}/out/' {ROLE} GZIP MANIFEST",
+        f"COPY t FROM '{place.url}/out/manifest' {ROLE} GZIP MANIFEST",
+    )
+    files = [f"{place.url}/out/000{number}_part_00.gz" for number in (0, 1)]
+    sizes = [len(place.get(file.removeprefix(place.url + "/"))) for file in files]
+    assert rows(
+        redshift,
+        "SELECT trim(path), line_count, transfer_size, trim(file_format) FROM stl_unload_log"
+        " WHERE query = pg_last_unload_id() ORDER BY 1",
+    ) == [(files[0], 1, sizes[0], "Text"), (files[1], 2, sizes[1], "Text")]
+    assert rows(
+        redshift,
+        "SELECT status, unloaded_rows, unloaded_files_count, unloaded_files_size, trim(unloaded_location)"
+        " FROM sys_unload_history WHERE query_id = pg_last_unload_id()",
+    ) == [("completed", 3, 2, sum(sizes), f"{place.url}/out/")]
+    assert rows(
+        redshift,
+        "SELECT trim(filename), lines_scanned FROM stl_load_commits WHERE query = pg_last_copy_id() ORDER BY 1",
+    ) == [(files[0], 1), (files[1], 2)]
+    assert rows(
+        redshift,
+        "SELECT trim(file_name), bytes_scanned, lines_scanned FROM sys_load_detail"
+        " WHERE query_id = pg_last_copy_id() ORDER BY 1",
+    ) == [(files[0], sizes[0], 1), (files[1], sizes[1], 2)]
+
+
+def test_no_secret_reaches_the_history_of_statements(redshift: Any, place: Place) -> None:
+    place.put("in", "1\n")
+    secret = "aws_access_key_id=AKIDEXAMPLE;aws_secret_access_key=verysecret"
+    run(
+        redshift,
+        "CREATE TABLE t (n int)",
+        f"COPY t FROM '{place.url}/in' WITH CREDENTIALS AS '{secret}'",
+        f"UNLOAD ('SELECT * FROM t') TO '{place.url}/out' ACCESS_KEY_ID 'AKIDEXAMPLE' SECRET_ACCESS_KEY 'verysecret'",
+    )
+    known = rows(redshift, "SELECT query_text FROM sys_query_history") + rows(
+        redshift, "SELECT querytxt FROM stl_query"
+    )
+    assert any(place.url in text for (text,) in known)
+    assert not any("verysecret" in text or "AKIDEXAMPLE" in text for (text,) in known)
+
+
+def test_a_cancelled_unload_ends_at_once_and_leaves_no_manifest(
+    redshift: Any, lab_redshift: LabRedshift, place: Place
+) -> None:
+    ten = " UNION ALL ".join(f"SELECT {n} AS n" for n in range(10))
+    run(redshift, "CREATE TABLE digits (n int)", f"INSERT INTO digits {ten}")
+    tables = ", ".join(f"digits {name}" for name in "abcdefg")
+    many = f"SELECT a.n, md5((a.n + b.n + c.n)::varchar) AS m FROM {tables}"
+    (pid,) = rows(redshift, "SELECT pg_backend_pid()")[0]
+    other = lab_redshift.connect()
+    timer = threading.Timer(0.5, lambda: run(other, f"SELECT pg_cancel_backend({pid})"))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(ProgrammingError) as caught:
+        run(redshift, f"UNLOAD ('{many}') TO '{place.url}/' {ROLE} FORMAT PARQUET MANIFEST")
+    timer.join()
+    other.close()
+    assert time.monotonic() - began < 5
+    assert failure(caught)["C"] == "57014"
+    assert "manifest" not in place.names()
+    assert rows(redshift, "SELECT count(*) FROM digits") == [(10,)]
