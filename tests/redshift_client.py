@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redshift_connector import ProgrammingError
+from redshift_connector import InterfaceError, ProgrammingError
 
 
 def rows(connection: Any, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -52,6 +52,13 @@ def error(statement: Callable[[], Any]) -> dict[str, str]:
         statement()
     found: dict[str, str] = raised.value.args[0]
     return found
+
+
+def lost(connection: Any, *statements: str) -> None:
+    """The connection ends when it runs these."""
+    with pytest.raises(InterfaceError):
+        run(connection, *statements)
+    connection._usock.close()  # close() would ask the server
 
 
 def refusal(connection: Any, sql: str, *parameters: Any) -> tuple[str, str]:

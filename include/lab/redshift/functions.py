@@ -8,8 +8,8 @@ def words(text: str) -> frozenset[str]:
 
 
 _AGGREGATE = """
-any_value avg bit_and bit_or bool_and bool_or count listagg max median min percentile_cont percentile_disc stddev stddev_pop
-stddev_samp sum variance var_pop var_samp
+any_value avg bit_and bit_or bool_and bool_or count listagg max median min percentile_cont percentile_disc stddev
+stddev_pop stddev_samp sum variance var_pop var_samp
 """
 _WINDOW = """
 cume_dist dense_rank first_value lag last_value lead nth_value ntile percent_rank rank row_number
@@ -24,13 +24,13 @@ abs acos asin atan atan2 cbrt ceil ceiling cos cot degrees dexp dlog1 dlog10 exp
 random round sign sin sqrt tan
 """
 _TEXT = """
-ascii bpcharcmp btrim bttext_pattern_cmp char_length character_length charindex chr concat fnv_hash 
+ascii bpcharcmp btrim bttext_pattern_cmp char_length character_length charindex chr concat fnv_hash
 initcap left len length lower lpad ltrim md5 octet_length position quote_ident quote_literal regexp_count regexp_instr
 regexp_replace regexp_substr repeat replace replicate reverse right rpad rtrim sha2 split_part strpos strtol
 substr substring textlen translate trim upper to_hex
 """
 _JSON = """
-json_array_length 
+json_array_length
 json_extract_path_text json_parse json_serialize
 """
 _FORMAT = "cast convert to_char to_date to_number"

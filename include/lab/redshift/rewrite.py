@@ -149,8 +149,7 @@ class _Walk:
         self._at = 0
         self._out: list[Node] = []
         self._limit = ""
-        self._before: Node | None = None  # the last node that is no space
-        self._before_that: Node | None = None
+        self._seen: list[Node] = []  # so far, without spaces
 
     def run(self) -> list[Node]:
         while self._at < len(self._nodes):
@@ -169,12 +168,20 @@ class _Walk:
                 self._symbol(node)
             else:
                 self._out.append(node)
-            self._before, self._before_that = node, self._before
+            self._seen.append(node)
         if self._limit:
             self._out.append(code(f" LIMIT {self._limit}"))
         return self._out
 
-    # ------------------------------------------------------------------ looking ahead
+    # ------------------------------------------------------------------ looking back and ahead
+
+    @property
+    def _before(self) -> Node | None:
+        return self._seen[-1] if self._seen else None
+
+    @property
+    def _before_that(self) -> Node | None:
+        return self._seen[-2] if len(self._seen) > 1 else None
 
     def _next(self, skip: int = 0) -> Node | None:
         for node in self._nodes[self._at :]:
@@ -271,7 +278,8 @@ class _Walk:
 
     def _is_call(self) -> bool:
         """Whether the name before a parenthesis stands where a value is expected."""
-        return word(self._before_that) not in ("into", "table", "join", "using", "as", "references", "update")
+        first = word(self._seen[-3]) if len(self._seen) > 2 else ""
+        return first not in ("into", "table", "join", "using", "as", "references", "update")
 
     def _is_alias_list(self) -> bool:
         """Whether the parenthesis behind this name lists columns: of a table, an alias or a WITH query."""

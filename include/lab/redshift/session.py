@@ -38,6 +38,7 @@ class Session:
         self._snapshot: int | None = None  # the last record that the client's transaction is sure to see
         self._statements: dict[str, Plan] = {}
         self._portals: dict[str, Plan] = {}
+        self._parsed: Plan | None = None  # the last that was passed on to be parsed
         self._pending: list[bytes] = []  # what PostgreSQL has still to answer
         self._is_skipping = False  # an error was answered: nothing is done until the client's Sync
         self._is_dirty = False  # something ran since the last Sync
@@ -91,11 +92,15 @@ class Session:
     def _parse(self, payload: bytes) -> None:
         name, at = split_text(payload)
         statement, at = split_text(payload, at)
-        parts = split(statement) if ";" in statement else [statement]
-        if len(parts) > 1:
-            raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
-        made = plan(parts[0] if parts else "")
-        self._statements[name] = made
+        try:
+            parts = split(statement) if ";" in statement else [statement]
+            if len(parts) > 1:
+                raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
+            made = plan(parts[0] if parts else "")
+        except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
+            raise
+        self._statements[name] = self._parsed = made
         if made.special:
             self._answer(b"1")
         else:
@@ -189,6 +194,8 @@ class Session:
 
     def _relay(self, kind: bytes, payload: bytes) -> None:
         if kind == b"E":
+            if self._pending[:1] == [b"1"] and self._parsed is not None:
+                self.history.refused(self._parsed.text, self._parsed.kind, wire.fields(payload).get("M", ""))
             self._pending.clear()
             self._is_skipping = True
             payload = translated_payload(payload, self.history.query_id)
@@ -364,6 +371,7 @@ class Session:
             parts = split(statement)
             plans = [plan(part) for part in parts]
         except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
             self._refuse(problem)
             self._sync()
             return
@@ -422,6 +430,7 @@ class Session:
             for _ in range(3):
                 kind, payload = self.upstream.read()
                 if kind == b"E":
+                    self.history.refused(made.text, made.kind, wire.fields(payload).get("M", ""))
                     self._relay(kind, payload)
                     return
                 if kind == b"T":

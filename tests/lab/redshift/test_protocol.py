@@ -117,7 +117,7 @@ def test_serializable_isolation_finds_the_cycle(lab_redshift: LabRedshift, redsh
     for connection, source, target in ((one, "a", "b"), (two, "b", "a")):
         run(connection, f"INSERT INTO {redshift.schema}.{target} SELECT count(*) FROM {redshift.schema}.{source}")
     one.commit()
-    with pytest.raises(ProgrammingError, match="1023.*Serializable isolation violation on table"):
+    with pytest.raises(ProgrammingError, match=r"1023.*Serializable isolation violation on table"):
         two.commit()
     one.close()
     two.close()
