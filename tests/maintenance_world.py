@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,11 +14,60 @@ from dbops.platform import Redshift, Vacuum
 from dbops.redshift.maintain import Deadlines, Maintainer, MaintenancePlan, StepResult, plan_maintenance
 from dbops.redshift.session import ConnectorSession
 from dbops_lab import connections
-from dbops_lab.testing import LabRedshift
+from dbops_lab.postgres import ADMIN, WAREHOUSE
+from dbops_lab.redshift.process import StandIn
+from dbops_lab.testing import LabPostgres, LabRedshift, LabS3
+from psycopg2 import sql
 from sqlalchemy import Engine
 
 ROWS = "insert into {0} select 1, '2026-01-01'::date union all select 2, '2026-01-02' union all select 3, '2026-01-03'"
 FUTURE = timedelta(hours=1)
+
+
+HISTORY = ("query", "load", "load_file", "load_error", "alert", "scan", "vacuum", "analyze")
+
+
+class OwnRedshift(LabRedshift):
+    """A warehouse that no other test uses: its history may be planted and forgotten."""
+
+    def __init__(self, standin: StandIn, postgres: LabPostgres, s3: LabS3) -> None:
+        super().__init__(standin, postgres.server.passwords[WAREHOUSE], s3)
+        self.user = WAREHOUSE
+        self.postgres = postgres
+        self.connection = connections.redshift(self.port, self.user, self.password, self.database)
+
+    def forget(self) -> None:
+        """No statement was ever run, no load made."""
+        self.admin(*(f"delete from rs.j_{kind}" for kind in HISTORY))
+
+    def admin(self, *statements: str) -> None:
+        """Of PostgreSQL's administrator, in the stand-in's own tables."""
+        with closing(self.postgres.server.connect(ADMIN, self.database)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+    def plant(self, kind: str, *records: dict[str, Any]) -> None:
+        self.standin.plant(kind, *({"username": self.user} | record for record in records))
+
+
+@contextmanager
+def own_redshift(postgres: LabPostgres, s3: LabS3) -> Iterator[OwnRedshift]:
+    name = f"wh_{secrets.token_hex(4)}"
+    with closing(postgres.server.connect(ADMIN)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql.SQL("create database {} owner {}").format(*map(sql.Identifier, (name, WAREHOUSE))))
+    standin = StandIn(
+        postgres_port=postgres.port,
+        database=name,
+        admin=(ADMIN, postgres.server.passwords[ADMIN]),
+        s3_endpoint=s3.endpoint,
+        s3_keys=(connections.ACCESS_KEY, connections.SECRET_KEY),
+    )
+    with standin:
+        yield OwnRedshift(standin, postgres, s3)
 
 
 class MaintenanceWorld:

@@ -1,5 +1,7 @@
--- Whether this login is a superuser, and how many statements of others it sees since a moment: without rights it sees its own only,
--- and a look at its own statements must not pass for one at the cluster's.
+-- Whether this login is a superuser, and how many statements of others it sees since a moment: without rights it sees
+-- only its own, and a look at these must not pass for one at the cluster's.
 -- Rights: none. Provisioned and serverless.
-select (select usesuper from pg_user where usename = current_user),
-       (select count(*) from sys_query_history where start_time >= %s and user_id > 1 and user_id <> current_user_id)
+select max(case when u.usesuper then 1 else 0 end), count(q.query_id)
+from pg_user u
+left join sys_query_history q on q.user_id <> u.usesysid and q.user_id > 1 and q.start_time >= %s
+where u.usename = current_user
