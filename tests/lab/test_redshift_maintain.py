@@ -359,6 +359,13 @@ def test_a_cluster_that_does_not_come_back_is_an_error_to_retry_and_the_retry_do
     assert all(len(world.vacuums(name)) == 1 for name in ("a", "b"))
 
 
+def test_a_cluster_that_comes_back_soon_is_no_error(world: MaintenanceWorld) -> None:
+    world.table()
+    plan = world.plan()
+    world.lab.standin.faults({"match": "^set timezone", "drop": "before", "times": 3})
+    assert summary(world.carry_out(plan)) == [("full", "done"), ("analyze", "done")]
+
+
 def test_a_run_that_is_done_does_nothing_again_until_its_plan_is_made_anew(world: MaintenanceWorld) -> None:
     world.table()
     plan = world.plan()

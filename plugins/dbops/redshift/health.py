@@ -142,17 +142,23 @@ def check_queues(look: Look) -> Check:
 def queues(look: Look) -> list[dict[str, Any]]:
     """Use of each queue; slots, memory and CPU are known of provisioned clusters only."""
     since = naive(look.since)
-    known = [
-        {"queue": name or str(id), "slots": slots, "statements": int(count), "waited_s": _round(waited),
-         "longest_wait_s": _round(longest), "ran_s": _round(ran), "peak_memory": memory, "cpu_s": _round(cpu)}
-        for id, name, slots, count, waited, longest, ran, memory, cpu in read(
-            look.session, "redshift/queue_use_provisioned", "stl_wlm_query", since
-        )
-    ]  # fmt: skip
-    return known or [
+    provisioned = (
+        []  # which may not even have the view
+        if look.redshift.serverless
+        else read(look.session, "redshift/queue_use_provisioned", "stl_wlm_query", since)
+    )
+    if provisioned:
+        return [
+            {"queue": name or str(id), "slots": slots, "statements": int(count), "waited_s": _round(waited),
+             "longest_wait_s": _round(longest), "ran_s": _round(ran), "peak_memory": memory, "cpu_s": _round(cpu)}
+            for id, name, slots, count, waited, longest, ran, memory, cpu in provisioned
+        ]  # fmt: skip
+    return [
         {"queue": name or str(id), "statements": int(count), "waited_s": _round(waited),
          "longest_wait_s": _round(longest), "ran_s": _round(ran)}
-        for id, name, count, waited, longest, ran in read(look.session, "redshift/queue_use", "sys_query_history", since)
+        for id, name, count, waited, longest, ran in read(
+            look.session, "redshift/queue_use", "sys_query_history", since
+        )
     ]  # fmt: skip
 
 

@@ -496,11 +496,11 @@ class Maintainer:
             if self._session is not None:
                 return self._session
             try:
-                session = self._connect()
-                session.run("set timezone to 'UTC'")
-                session.run("set analyze_threshold_percent to 0")
-                self._session = session
+                self._session = self._connect()
+                self._session.run("set timezone to 'UTC'")
+                self._session.run("set analyze_threshold_percent to 0")
             except RedshiftUnreachable:
+                self._drop_session()
                 if attempt + 1 == RECONNECTS:
                     raise
                 time.sleep(self._poll)

@@ -59,7 +59,7 @@ def plan(
         document = made.model_dump(mode="json") | {"decisions": [_decision(one) for one in shown]}
         typer.echo(json.dumps(document, indent=2))
         return
-    print_rows(f"{made.tables} tables of {made.cluster}", [_row(one) for one in shown])
+    _show(f"{made.tables} tables of {made.cluster} looked at", [_row(one) for one in shown])
     for blocker in made.blockers:
         errors.print(f"[yellow]rows deleted since it began cannot be removed:[/] {escape(blocker)}")
     for advice in made.advice:
@@ -89,7 +89,8 @@ def maintain(
     with open_warehouse(redshift) as session:
         made, decisions = plan_maintenance(session, redshift, run=run, tables=table or ())
     if not as_json:
-        print_rows(f"{made.tables} tables of {made.cluster}", [_row(one) for one in decisions if not one.is_nothing])
+        working = [_row(one) for one in decisions if not one.is_nothing]
+        _show(f"{made.tables} tables of {made.cluster} looked at", working)
     if made.steps:
         _confirm(f"run {len(made.steps)} statement{'s' if len(made.steps) > 1 else ''}", confirmation)
     ledger = open_ledger(platform)
@@ -181,20 +182,20 @@ def review(as_json: Json = False) -> None:
         )
         cold = reviews.look_for_cold(session, candidates, now - redshift.review.cold_after)
     unused, why_not = reviews.unused_tables(tables, usage, redshift.review, now)
-    document = {
-        "advice": [asdict(one) for one in advice],
-        "unused": [asdict(one) for one in unused],
-        "unused_unknown": why_not,
-        "cold": [asdict(one) for one in cold],
-    }
     if as_json:
+        document = {
+            "advice": [asdict(one) for one in advice],
+            "unused": [asdict(one) for one in unused],
+            "unused_unknown": why_not,
+            "cold": [asdict(one) for one in cold],
+        }
         typer.echo(json.dumps(document, indent=2, default=str))
         return
-    print_rows("Advice", document["advice"])  # type: ignore[arg-type]
-    print_rows("\nUnused tables", document["unused"])  # type: ignore[arg-type]
+    _show("Advice", [asdict(one) for one in advice])
+    _show("Unused tables", [asdict(one) for one in unused])
     if why_not:
         errors.print(f"[yellow]{escape(why_not)}[/]")
-    print_rows("\nCold data", document["cold"])  # type: ignore[arg-type]
+    _show("Cold data", [asdict(one) for one in cold])
 
 
 # ------------------------------------------------------------------------------ parts
@@ -244,6 +245,13 @@ def _confirm(wanted: str, given: str | None) -> None:
             raise typer.Exit(1)
     elif given != wanted:
         raise ConfigurationError(f"--yes is {given!r}, the plan asks for {wanted!r}: nothing was run")
+
+
+def _show(title: str, rows: list[dict[str, Any]]) -> None:
+    if rows:
+        print_rows(title, rows)
+    else:
+        typer.echo(f"{title}: nothing")
 
 
 def _what(decision: Decision) -> str:
