@@ -16,9 +16,9 @@ from dbops.platform import Archive, Platform, Review, Severity, load_platform
 from dbops.platform.load import DIRECTORY
 from dbops.redshift import health, review
 from dbops.redshift.cloudwatch import CloudWatch
-from dbops.redshift.figures import NoInsight, table_figures
 from dbops.redshift.health import Check, Look, check_health, look_back
 from dbops.redshift.session import ConnectorSession, Session
+from dbops.redshift.views import NoInsight, table_figures
 from dbops_lab import connections
 from dbops_lab.testing import LabPostgres, LabS3
 from maintenance_world import OwnRedshift, own_redshift

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from dbops import ledger
 from dbops.errors import ConfigurationError
-from dbops.redshift.figures import NoInsight, running_vacuums
 from dbops.redshift.maintain import MaintenancePlan, plan_in_words, plan_maintenance, store_plan, stored_plan
 from dbops.redshift.session import ConnectorSession, RedshiftUnreachable
+from dbops.redshift.views import NoInsight, running_vacuums
 from dbops_lab.testing import LabPostgres, LabRedshift
 from maintenance_world import MaintenanceWorld, summary
 from sqlalchemy import Engine

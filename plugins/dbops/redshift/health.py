@@ -13,7 +13,8 @@ from typing import Any
 from dbops.errors import DbopsError
 from dbops.platform import Limit, Platform, Redshift, Severity, duration_text
 from dbops.redshift.cloudwatch import CloudWatch, Metric
-from dbops.redshift.figures import (
+from dbops.redshift.session import Session
+from dbops.redshift.views import (
     NoInsight,
     moment,
     naive,
@@ -22,7 +23,6 @@ from dbops.redshift.figures import (
     session_facts,
     table_figures,
 )
-from dbops.redshift.session import Session
 
 QUERIES, QUEUES, FAILED = "redshift_queries", "redshift_queues", "redshift_failed_queries"
 CPU, DISK, LOADS, TRANSACTIONS = "redshift_cpu", "redshift_disk", "redshift_loads", "redshift_transactions"

@@ -19,7 +19,15 @@ from pydantic import BaseModel, ConfigDict
 
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.platform import Redshift, Window, duration_text
-from dbops.redshift.figures import (
+from dbops.redshift.rules import Decision, Form, analyze_statement, decide_all, vacuum_statement
+from dbops.redshift.session import (
+    RedshiftUnreachable,
+    SerializationConflict,
+    Session,
+    StatementCancelled,
+    StatementRefused,
+)
+from dbops.redshift.views import (
     AnalyzeRecord,
     Connect,
     OpenTransaction,
@@ -34,14 +42,6 @@ from dbops.redshift.figures import (
     session_facts,
     table_figures,
     vacuum_history,
-)
-from dbops.redshift.rules import Decision, Form, analyze_statement, decide_all, vacuum_statement
-from dbops.redshift.session import (
-    RedshiftUnreachable,
-    SerializationConflict,
-    Session,
-    StatementCancelled,
-    StatementRefused,
 )
 from dbops.sql import statement
 

@@ -164,8 +164,8 @@ def review(as_json: Json = False) -> None:
     """
     from dbops.ledger import checks_since
     from dbops.redshift import review as reviews
-    from dbops.redshift.figures import table_figures
     from dbops.redshift.health import LONGEST_LOOK_BACK, USE
+    from dbops.redshift.views import table_figures
 
     platform, redshift = warehouse()
     ledger, now = open_ledger(platform), datetime.now(UTC)

@@ -354,9 +354,9 @@ class ReviewTables(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.ledger import checks_since
         from dbops.redshift import review
-        from dbops.redshift.figures import table_figures
         from dbops.redshift.health import LONGEST_LOOK_BACK, USE
         from dbops.redshift.session import open_session
+        from dbops.redshift.views import table_figures
 
         platform, redshift = warehouse()
         ledger, now = open_ledger(platform), datetime.now(UTC)
@@ -386,8 +386,8 @@ class FindColdData(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.redshift import review
-        from dbops.redshift.figures import table_figures
         from dbops.redshift.session import open_session
+        from dbops.redshift.views import table_figures
 
         platform, redshift = warehouse()
         before = datetime.now(UTC) - redshift.review.cold_after

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dbops.platform import Archive, Review, duration_text
-from dbops.redshift.figures import TableFigures, moment, naive, read
 from dbops.redshift.session import Session
+from dbops.redshift.views import TableFigures, moment, naive, read
 from dbops.sql import quoted, statement
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dbops.platform import Vacuum
-from dbops.redshift.figures import TableFigures
+from dbops.redshift.views import TableFigures
 from dbops.sql import quoted
 
 SHARE_OF_ANALYZE = 0.1

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from dbops.redshift.figures import AnalyzeRecord, OpenTransaction, VacuumRecord
 from dbops.redshift.maintain import judge_analyze, judge_vacuum
 from dbops.redshift.rules import Form
+from dbops.redshift.views import AnalyzeRecord, OpenTransaction, VacuumRecord
 
 AT = datetime(2026, 11, 22, 3, tzinfo=UTC)
 BEFORE = {"size_mb": 40, "rows": 1200, "deleted_rows": 200, "unsorted": 33.0, "stats_off": 12.0}

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from dbops.ledger import PastCheck
 from dbops.platform import Archive, Review
-from dbops.redshift.figures import TableFigures
 from dbops.redshift.review import Usage, cold_candidates, table_advice, unused_tables, usage_of
+from dbops.redshift.views import TableFigures
 
 NOW = datetime(2026, 12, 1, 4, tzinfo=UTC)
 DAY = timedelta(days=1)

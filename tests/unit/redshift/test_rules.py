@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from dbops.platform import Vacuum
-from dbops.redshift.figures import TableFigures, sort_column
 from dbops.redshift.rules import Form, analyze_statement, decide, decide_all, vacuum_statement
+from dbops.redshift.views import TableFigures, sort_column
 from hypothesis import given
 from hypothesis import strategies as st
 
