@@ -203,7 +203,7 @@ def test_a_login_that_sees_only_itself_has_not_looked(warehouse: OwnRedshift, pl
             "redshift_queries", "redshift_queues", "redshift_failed_queries", "redshift_loads", "redshift_storage",
             "redshift_table_use", "redshift_disk",
         }  # fmt: skip
-        assert "grant the login sys:monitor" in checks["redshift_queries"].message
+        assert "grant the login role sys:monitor" in checks["redshift_queries"].message
 
 
 def test_serverless_has_neither_cpu_nor_disk_to_fill(

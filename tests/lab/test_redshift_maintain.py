@@ -86,7 +86,7 @@ def test_each_form_runs_where_it_belongs(world: MaintenanceWorld) -> None:
 
 def test_names_with_quotes_and_reserved_words_are_maintained(world: MaintenanceWorld) -> None:
     world.table('"timestamp"')
-    world.table('"a.""b"" c"')
+    world.table('"it\'s a.b c"')
     assert {result.outcome for result in world.carry_out()} == {"done"}
 
 

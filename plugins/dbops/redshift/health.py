@@ -182,13 +182,19 @@ def check_failed(look: Look) -> Check:
 
 
 def must_see_others(look: Look) -> None:
-    """:raises NoInsight: this login sees only its own statements."""
-    is_super, others = read(look.session, "redshift/sees_all", "sys_query_history", naive(look.since))[0]
-    if not is_super and not int(others):
-        raise NoInsight(
-            f"Redshift {look.redshift.name}: no statement of anybody else is shown since {look.since:%Y-%m-%d %H:%M} "
-            "UTC: grant the login sys:monitor, or ALTER USER ... SYSLOG ACCESS UNRESTRICTED"
-        )
+    """A look at one's own statements must not pass for one at the cluster's.
+
+    :raises NoInsight: this login sees only its own statements.
+    """
+    all_of_them, roles = read(look.session, "redshift/my_rights", "svv_user_grants")[0]
+    if all_of_them or int(roles):
+        return
+    if int(read(look.session, "redshift/others_seen", "sys_query_history", naive(look.since))[0][0]):
+        return  # a role within a role, which is not looked into
+    raise NoInsight(
+        f"Redshift {look.redshift.name}: no statement of anybody else is shown since {look.since:%Y-%m-%d %H:%M} UTC: "
+        "grant the login role sys:monitor, or ALTER USER ... SYSLOG ACCESS UNRESTRICTED"
+    )
 
 
 # --- the cluster --------------------------------------------------------------------------------------------

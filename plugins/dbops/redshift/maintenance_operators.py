@@ -454,8 +454,9 @@ class ReportReview(BaseOperator):
                 missing.append(name)
                 lines.append(f"{headline}: could not be looked at")
                 continue
-            counts[name] = len(found[-1].details["lines"])
-            lines += [f"{headline} ({counts[name]}): {found[-1].message}", *found[-1].details["lines"]]
+            told = found[-1].details.get("lines", [])
+            counts[name] = int(found[-1].value or 0)
+            lines += [f"{headline} ({counts[name]}): {found[-1].message}", *told]
         for line in lines:
             self.log.info("%s", line)
         title = f"Redshift {redshift.name}: monthly review"
