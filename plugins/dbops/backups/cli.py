@@ -144,6 +144,63 @@ def list_points(
 
 
 @app.command()
+def rpo(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the age of the newest restorable point of each namespace with its RPO.
+
+    Restorable is what was read back whole, together with all that it builds on.
+    Exit codes: 0 every RPO is kept; 1 one is exceeded, or there is no restorable point; 2 none is known to be, but one
+    could not be looked at; also wrong usage or configuration.
+    """
+    from dbops.backups.rpo import MOST_NAMED, State, age_text, measure
+
+    platform = load_platform()
+    found = measure(open_bucket(platform), platform, places(platform, cluster, namespace))
+    rows = [
+        {
+            "cluster": one.cluster,
+            "namespace": one.namespace,
+            "state": one.state,
+            "point": one.point,
+            "age_seconds": round(one.age.total_seconds()) if one.age is not None else None,
+            "rpo_seconds": round(one.rpo.total_seconds()),
+            "newer": dict(one.newer),
+            "error": str(one.error) if one.error else None,
+        }
+        for one in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_rows(
+            "Newest restorable points",
+            [
+                {
+                    "namespace": one.target,
+                    "newest restorable point": one.point,
+                    "age": age_text(one.age) if one.age is not None else None,
+                    "RPO": duration_text(one.rpo),
+                    "state": one.state if one.state is State.KEPT else one.state.upper(),
+                }
+                for one in found
+            ],
+        )
+        for one in found:
+            for id, why in list(one.newer.items())[:MOST_NAMED]:
+                errors.print(f"[yellow]{one.target}:[/] {escape(f'{id}: {why}')}")
+            if one.error:
+                errors.print(f"[red]{one.target}:[/] {escape(str(one.error))}")
+    states = {one.state for one in found}
+    if states & {State.EXCEEDED, State.NEVER}:
+        raise typer.Exit(1)
+    if State.UNKNOWN in states:
+        raise typer.Exit(2)
+
+
+@app.command()
 def show(
     cluster: Cluster,
     namespace: NamespaceName,
