@@ -370,11 +370,22 @@ def _why_not_verified(id: str, read: Callable[[str], RestorePoint | None]) -> st
         point = read(wanted)
         if point is None:
             break
-        if point.verified is None and point.damage is None:
-            return "was never read back" if wanted == id else f"builds on {wanted}, which was never read back"
+        if why := _not_whole(point):
+            return why if wanted == id else f"builds on {wanted}, which {why}"
         links[wanted] = point
-        wanted = None if point.damage else point.manifest.parent
+        wanted = point.manifest.parent
     return why_not_restorable(links.values(), id) if links else "was not committed: it runs, or it died"
+
+
+def _not_whole(point: RestorePoint) -> str | None:
+    if point.damage:
+        return f"has a manifest that cannot be read: {point.damage}"
+    if point.verified is None:
+        return "was never read back"
+    if point.verified.ok:
+        return None
+    first, *more = point.verified.problems or ["no reason was kept"]
+    return f"was found damaged: {first}" + (f" (and {len(more)} more)" if more else "")
 
 
 def covering(points: Sequence[RestorePoint], window_end: datetime, kind: Kind | None = None) -> RestorePoint | None:

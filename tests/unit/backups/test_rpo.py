@@ -56,14 +56,18 @@ def test_the_age_is_that_of_the_newest_point_that_was_read_back_with_all_it_buil
     reasons = list(found.newer.values())
     assert reasons[0] == "was not committed: it runs, or it died"
     assert reasons[1:] == [
-        f"builds on {unread.id}, which was never read back",
+        "was found damaged: slice_0000_4095.asb: is missing",
         f"builds on {unread.id}, which was never read back",
         "was never read back",
     ]
     mark(store, unread, ok=True)
     found = look(store)
     assert (found.point, list(found.newer)[-1]) == (on_it.id, damaged.id)
-    assert "was found damaged" in found.newer[damaged.id]
+    store.put(catalog.manifest_key(*PLACE, on_it.id), b"{")
+    assert look(store).newer[damaged.id].startswith("was found damaged")
+    mark(store, damaged, ok=True)
+    reason = look(store).newer[damaged.id]
+    assert reason.startswith(f"builds on {on_it.id}, which has a manifest that cannot be read: ")
 
 
 def test_a_missing_link_takes_all_that_builds_on_it(store: Store) -> None:
