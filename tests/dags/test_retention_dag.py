@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +16,7 @@ from dbops.backups.store import S3Store, Store, open_store
 from dbops.platform import load_platform
 from dbops_lab import connections
 from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
+from person import answering
 from points_world import HOUR, ids, listed, take_chain
 from sqlalchemy import Engine, text
 
@@ -45,11 +44,8 @@ class World:
             task.retry_delay = timedelta(0)  # a rejected approval would be asked for again, and nobody would answer
         if answer is None:
             return dag.test(run_conf=conf)
-        person = threading.Thread(target=respond, args=(answer,), daemon=True)
-        person.start()
-        run = dag.test(run_conf=conf)
-        person.join(5)
-        return run
+        with answering(answer):
+            return dag.test(run_conf=conf)
 
     def states(self, run: Any) -> dict[str, str]:
         return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
@@ -57,33 +53,6 @@ class World:
     def rows(self, query: str) -> list[Any]:
         with self.engine.connect() as connection:
             return list(connection.execute(text(query)))
-
-
-def respond(answer: str) -> None:
-    """What Airflow's API does with a person's answer."""
-    from airflow.models.hitl import HITLDetail
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.models.trigger import handle_event_submit
-    from airflow.sdk.timezone import utcnow
-    from airflow.triggers.base import TriggerEvent
-    from airflow.utils.session import create_session
-    from airflow.utils.state import TaskInstanceState
-    from sqlalchemy import select
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        with create_session() as session:
-            waiting = select(TaskInstance).where(TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
-            for ti in session.scalars(waiting):
-                detail = session.get(HITLDetail, ti.id)
-                assert detail is not None
-                detail.responded_by = {"id": "1", "name": "ann"}
-                detail.responded_at = utcnow()
-                detail.chosen_options = [answer]
-                detail.params_input = {}
-                handle_event_submit(TriggerEvent(detail.as_resume_event_payload()), task_instance=ti, session=session)
-                return
 
 
 @pytest.fixture
