@@ -191,7 +191,7 @@ def plan_restore(
         )
     now = datetime.now(UTC)
     plan = RestorePlan(
-        id=restores.restore_id(now),
+        id=restores.restore_id(now, dry_run=dry_run),
         cluster=cluster,
         namespace=namespace,
         points=[point.id for point in chain],

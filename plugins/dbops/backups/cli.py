@@ -385,6 +385,9 @@ def retention(
                 row["error"] = str(problem)
                 errors.print(f"[red]{plan.name}:[/] {escape(str(problem))}")
             failed = failed or bool(row.get("error") or row.get("failed"))
+        for text in _sweep_restores(store, platform):
+            errors.print(f"[red]restores:[/] {escape(text)}")
+            failed = True
     if as_json:
         typer.echo(json.dumps(done, indent=2))
     if failed:
@@ -463,6 +466,17 @@ def _expire(
     return result | {"stored_as": key or None, "swept": swept}
 
 
+def _sweep_restores(store: Store, platform: Platform) -> list[str]:
+    """What went wrong."""
+    from dbops.backups.restores import sweep_restores
+
+    policies = [platform.aerospike.cluster(name).namespace(place).retention for name, place in places(platform)]
+    try:
+        return [f"{id}: {why}" for id, why in sweep_restores(store, policies)[1].items()]
+    except DbopsError as problem:
+        return [str(problem)]
+
+
 # ------------------------------------------------------------------------------ parts
 
 
@@ -518,7 +532,7 @@ def open_ledger(platform: Platform) -> Engine | None:
         return None
 
 
-def places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
+def places(platform: Platform, cluster: str | None = None, namespace: str | None = None) -> list[tuple[str, str]]:
     clusters = [platform.aerospike.cluster(cluster)] if cluster else list(platform.aerospike.clusters)
     return [
         (there.name, place.name)

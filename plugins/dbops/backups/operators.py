@@ -63,6 +63,11 @@ def _raise(problems: dict[str, DbopsError]) -> None:
         raise (RetryableError if retryable else FinalError)(text)
 
 
+def _not_removed(failed: dict[str, str]) -> FinalError:
+    named = "; ".join(f"{id}: {why}" for id, why in list(failed.items())[:MOST_NAMED])
+    return FinalError(f"{len(failed)} could not be removed: {named}")
+
+
 class PlanRetention(BaseOperator):
     """Decide for each namespace which restore points may go, and store each plan that lets any go.
 
@@ -199,7 +204,8 @@ class SweepOrphans(BaseOperator):
     """Remove what nobody will finish: interrupted deletions, and what is older than the namespace's `grace`: backups
     that were never committed, unfinished uploads, marks of restores that are over.
 
-    A namespace whose backup runs is left for the next day.
+    A namespace whose backup runs is left for the next day. What is written down about restores of any namespace goes
+    when it is old enough.
 
     :param cluster: name in the platform file.
     """
@@ -214,6 +220,7 @@ class SweepOrphans(BaseOperator):
         from dataclasses import asdict
 
         from dbops.backups.expire import sweep
+        from dbops.backups.restores import sweep_restores
         from dbops.ledger import record_expired
 
         platform, _, namespaces = _namespaces(context, self.cluster)
@@ -230,17 +237,25 @@ class SweepOrphans(BaseOperator):
                 continue
             self.log.info("%s/%s: %s", self.cluster, namespace.name, swept)
             if swept.failed:
-                named = "; ".join(f"{id}: {why}" for id, why in list(swept.failed.items())[:MOST_NAMED])
-                problems[namespace.name] = FinalError(f"{len(swept.failed)} could not be removed: {named}")
+                problems[namespace.name] = _not_removed(swept.failed)
             done[namespace.name] = {
                 name: len(value) if isinstance(value, list | dict) else value for name, value in asdict(swept).items()
             }
+        try:
+            policies = [there.retention for cluster in platform.aerospike.clusters for there in cluster.namespaces]
+            restores, failed = sweep_restores(store, policies)
+        except DbopsError as error:
+            problems["restores"] = error
+        else:
+            self.log.info("written down about restores, and old enough to go: %s", restores)
+            if failed:
+                problems["restores"] = _not_removed(failed)
         _raise(problems)
         return done
 
 
 class EnsureLifecycle(BaseOperator):
-    """See to it that the bucket has the two lifecycle rules of `dbops.backups.bucket`, and name rules of others that
+    """See to it that the bucket has the lifecycle rules of `dbops.backups.bucket`, and name rules of others that
     delete or freeze backups. Rules of others are never changed.
     """
 
