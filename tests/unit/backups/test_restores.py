@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from dbops.backups.in_use import holds, restoring_prefix
+from dbops.backups.in_use import holds, mark_in_use, release_in_use, restoring_prefix
 from dbops.backups.restores import sweep_restores
 from dbops.backups.store import LocalStore, Store, StoreRefused, StoreUnavailable
 from dbops.platform import Retention
@@ -52,8 +52,6 @@ def test_what_was_added_to_lately_stays_however_old_the_restore_is(store: Store,
 
 
 def test_a_restore_that_still_runs_keeps_its_documents(store: Store, now: datetime) -> None:
-    from dbops.backups.in_use import mark_in_use, release_in_use
-
     point = take(store, now.replace(microsecond=0))
     running = put_restore(store, now, holder="the one that runs")
     over = put_restore(store, now, holder="another one")
