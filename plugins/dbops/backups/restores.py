@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from dbops.backups.in_use import holds
 from dbops.backups.manifest import PARTITIONS, BackupId, Count, Document, Fingerprint, ManifestError, Partition, Utc
@@ -232,7 +232,8 @@ def sweep_restores(
     for prefix in list(store.list_prefixes(ROOT)):
         id = prefix.rstrip("/").rpartition("/")[2]
         before = now - (grace if "-dryrun-" in id else kept)
-        if not _is_id(id) or datetime.strptime(id[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) >= before:
+        started = _started(id)
+        if started is None or started >= before:
             continue
         found = list(store.list(prefix))
         if any(item.modified_at is None or item.modified_at >= before for item in found) or _runs(store, id, now):
@@ -249,12 +250,12 @@ def sweep_restores(
     return gone, failed
 
 
-def _is_id(name: str) -> bool:
+def _started(name: str) -> datetime | None:
+    """When the restore of that id was planned; None when it is no id."""
     try:
-        _restore_id.validate_python(name)
-    except ValidationError:
-        return False
-    return True
+        return datetime.strptime(_restore_id.validate_python(name)[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:  # of pydantic too
+        return None
 
 
 def _runs(store: Store, id: str, now: datetime) -> bool:

@@ -69,11 +69,16 @@ def test_a_restore_that_still_runs_keeps_its_documents(store: Store, now: dateti
 def test_what_is_no_restore_stays_and_one_without_a_plan_goes_by_its_age(local: LocalStore, now: datetime) -> None:
     local.put("restores/notes/plan.json", b"{}")
     local.put("restores/readme.txt", b"hello")
+    local.put("restores/20269999T020000Z-restore-00000000/plan.json", b"{}")
     unreadable, without = put_restore(local, now), put_restore(local, now)
     local.put(f"restores/{unreadable}/plan.json", b"{")
     local.delete([f"restores/{without}/plan.json"])
     assert set(sweep(local, now + 31 * DAY)) == {unreadable, without}
-    assert names_below(local, "restores/") == {"notes/plan.json", "readme.txt"}
+    assert names_below(local, "restores/") == {
+        "notes/plan.json",
+        "readme.txt",
+        "20269999T020000Z-restore-00000000/plan.json",
+    }
 
 
 class Refusing(LocalStore):
