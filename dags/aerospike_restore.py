@@ -3,7 +3,8 @@
 **What happens**: the chain is chosen and checked, and whether the target can take it; the plan stands in the log of
 `plan`. Where the target is in use or holds data, a person must approve exactly that plan. Slices of partitions are
 written, each record once and in its newest form; then secondary indexes and UDFs; then the target is counted,
-fingerprinted and sampled. Backups of the target wait meanwhile, and its next one is full.
+fingerprinted and sampled. Backups of the target wait meanwhile, and its next one is full. Rejected, or not answered in
+four hours, the run fails and `release` gives the target free at once; nothing was written.
 
 **When it fails**: clear the failed task and what follows, a slice may be repeated at any time.
 `include/runbooks/aerospike_restore.md` is the how-to, and what each refusal means.
@@ -17,7 +18,14 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
-from dbops.aerospike.restore_operators import SAME, CheckRestore, PlanRestore, RestoreDefinitions, RestoreSlice
+from dbops.aerospike.restore_operators import (
+    SAME,
+    CheckRestore,
+    PlanRestore,
+    ReleaseTarget,
+    RestoreDefinitions,
+    RestoreSlice,
+)
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.approval import ApprovePlan
 from dbops.platform import SCRATCH, Severity, load_platform
@@ -110,4 +118,6 @@ with DAG(
     slices = RestoreSlice.partial(task_id="restore", trigger_rule=TriggerRule.NONE_FAILED).expand(slice=plan.output)
     indexes = RestoreDefinitions(task_id="indexes", trigger_rule=TriggerRule.NONE_FAILED)
     check = CheckRestore(task_id="check", trigger_rule=TriggerRule.NONE_FAILED)
+    release = ReleaseTarget(task_id="release", trigger_rule=TriggerRule.ALL_FAILED)
     plan >> approve >> slices >> indexes >> check
+    approve >> release

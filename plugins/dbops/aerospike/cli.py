@@ -105,13 +105,13 @@ def run(
     made, access = _plan(
         platform, cluster, namespace, id, at, to, to_namespace, policy, sets, bins, extra_ttl, allow_unverified, dry_run
     )
-    store, keys, ledger = open_bucket(platform), open_keys(platform), open_ledger(platform)
-    if made.needs_approval:
-        errors.print(Markdown(made.describe()))
-        typed = confirm if confirm is not None else typer.prompt(f"Type {made.target.text} to restore to it", err=True)
-        if typed != made.target.text:
-            release_target(store, made)
-            raise ConfigurationError(f"restore to {made.target.text}: {typed!r} was typed; nothing was written")
+    store = open_bucket(platform)
+    try:
+        keys, ledger = open_keys(platform), open_ledger(platform)
+        _confirm(made, confirm)
+    except BaseException:  # Ctrl-C at the prompt too
+        release_target(store, made)
+        raise
     with progress_bars(made.target.text, as_json) as show:
         report = run_restore(
             access, store, made, workers=platform.aerospike.cluster(cluster).workers, keys=keys, on_progress=show
@@ -199,6 +199,19 @@ def run_drills(
             errors.print("no namespace has a verified restore point yet: `dbops backup verify`")
     if failed:
         raise typer.Exit(1)
+
+
+def _confirm(plan: RestorePlan, given: str | None) -> None:
+    """A person, or a script that knows the target, agrees to what is about to be written.
+
+    :raises ConfigurationError: not so.
+    """
+    if not plan.needs_approval:
+        return
+    errors.print(Markdown(plan.describe()))
+    typed = given if given is not None else typer.prompt(f"Type {plan.target.text} to restore to it", err=True)
+    if typed != plan.target.text:
+        raise ConfigurationError(f"restore to {plan.target.text}: {typed!r} was typed; nothing was written")
 
 
 def _holder(what: str) -> str:

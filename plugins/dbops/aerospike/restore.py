@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, cast
 
@@ -44,7 +45,7 @@ from dbops.backups.restores import (
 )
 from dbops.backups.store import Store
 from dbops.backups.stream import StoredStream
-from dbops.errors import FinalError
+from dbops.errors import DbopsError, FinalError
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,8 @@ def plan_restore(
 ) -> RestorePlan:
     """Decide what a restore writes, check that the target can take it, and lease the target.
 
+    When it fails it holds nothing. Whoever does not go through with the plan gives it back: `release_target`.
+
     :param access: of the target.
     :param id: the restore point; else `at`, a point in time; else the newest.
     :param holder: who takes the lease of the target; the same text in a retry takes it over.
@@ -188,7 +191,7 @@ def plan_restore(
         )
     now = datetime.now(UTC)
     plan = RestorePlan(
-        id=restores.restore_id(now),
+        id=restores.restore_id(now, dry_run=dry_run),
         cluster=cluster,
         namespace=namespace,
         points=[point.id for point in chain],
@@ -210,9 +213,14 @@ def plan_restore(
         udfs=tuple(manifests[-1].udfs),
         warnings=tuple(warnings),
     )
-    if not dry_run:
-        lease_target(store, plan)
-    restores.put_plan(store, plan)
+    try:
+        if not dry_run:
+            lease_target(store, plan)
+        restores.put_plan(store, plan)
+    except BaseException:
+        with suppress(DbopsError):  # the first error counts; what cannot be released now ends by itself
+            release_target(store, plan)
+        raise
     return plan
 
 

@@ -216,6 +216,29 @@ class CheckRestore(BaseOperator):
         return details
 
 
+class ReleaseTarget(BaseOperator):
+    """Give target and restore points free when the plan will not be carried out: backups and retention need not wait
+    until what it holds has ended by itself.
+
+    :raises AirflowSkipException: there is no plan, so nothing is held.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, plan_task: str = "plan", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan_task = plan_task
+
+    def execute(self, context: Context) -> None:
+        from dbops.aerospike.restore import release_target
+
+        if context["ti"].xcom_pull(task_ids=self.plan_task, key=PLAN) is None:
+            raise AirflowSkipException(f"task {self.plan_task} left no plan: nothing is held")
+        plan = _plan(context, self.plan_task)
+        release_target(open_platform_store(load_platform()), plan)
+        self.log.info("restore %s is not carried out; %s is free", plan.id, plan.target.text)
+
+
 class FindDrills(BaseOperator):
     """Name the restore points to drill: those of the triggering events, or the newest verified one of each namespace.
 

@@ -144,6 +144,63 @@ def list_points(
 
 
 @app.command()
+def rpo(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the age of the newest restorable point of each namespace with its RPO.
+
+    Restorable is what was read back whole, together with all that it builds on.
+    Exit codes: 0 every RPO is kept; 1 one is exceeded, or there is no restorable point; 2 none is known to be, but one
+    could not be looked at; also wrong usage or configuration.
+    """
+    from dbops.backups.rpo import MOST_NAMED, State, age_text, measure
+
+    platform = load_platform()
+    found = measure(open_bucket(platform), platform, places(platform, cluster, namespace))
+    rows = [
+        {
+            "cluster": one.cluster,
+            "namespace": one.namespace,
+            "state": one.state,
+            "point": one.point,
+            "age_seconds": round(one.age.total_seconds()) if one.age is not None else None,
+            "rpo_seconds": round(one.rpo.total_seconds()),
+            "newer": dict(one.newer),
+            "error": str(one.error) if one.error else None,
+        }
+        for one in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_rows(
+            "Newest restorable points",
+            [
+                {
+                    "namespace": one.target,
+                    "newest restorable point": one.point,
+                    "age": age_text(one.age) if one.age is not None else None,
+                    "RPO": duration_text(one.rpo),
+                    "state": one.state if one.state is State.KEPT else one.state.upper(),
+                }
+                for one in found
+            ],
+        )
+        for one in found:
+            for id, why in list(one.newer.items())[:MOST_NAMED]:
+                errors.print(f"[yellow]{one.target}:[/] {escape(f'{id}: {why}')}")
+            if one.error:
+                errors.print(f"[red]{one.target}:[/] {escape(str(one.error))}")
+    states = {one.state for one in found}
+    if states & {State.EXCEEDED, State.NEVER}:
+        raise typer.Exit(1)
+    if State.UNKNOWN in states:
+        raise typer.Exit(2)
+
+
+@app.command()
 def show(
     cluster: Cluster,
     namespace: NamespaceName,
@@ -328,6 +385,9 @@ def retention(
                 row["error"] = str(problem)
                 errors.print(f"[red]{plan.name}:[/] {escape(str(problem))}")
             failed = failed or bool(row.get("error") or row.get("failed"))
+        for text in _sweep_restores(store, platform):
+            errors.print(f"[red]restores:[/] {escape(text)}")
+            failed = True
     if as_json:
         typer.echo(json.dumps(done, indent=2))
     if failed:
@@ -406,6 +466,17 @@ def _expire(
     return result | {"stored_as": key or None, "swept": swept}
 
 
+def _sweep_restores(store: Store, platform: Platform) -> list[str]:
+    """What went wrong."""
+    from dbops.backups.restores import sweep_restores
+
+    policies = [platform.aerospike.cluster(name).namespace(place).retention for name, place in places(platform)]
+    try:
+        return [f"{id}: {why}" for id, why in sweep_restores(store, policies)[1].items()]
+    except DbopsError as problem:
+        return [str(problem)]
+
+
 # ------------------------------------------------------------------------------ parts
 
 
@@ -461,7 +532,7 @@ def open_ledger(platform: Platform) -> Engine | None:
         return None
 
 
-def places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
+def places(platform: Platform, cluster: str | None = None, namespace: str | None = None) -> list[tuple[str, str]]:
     clusters = [platform.aerospike.cluster(cluster)] if cluster else list(platform.aerospike.clusters)
     return [
         (there.name, place.name)

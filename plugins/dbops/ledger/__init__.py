@@ -1,8 +1,16 @@
 """What was done, seen and broken, in a PostgreSQL database of its own."""
 
-from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
+from dbops.ledger.incidents import (
+    Resolution,
+    Sighting,
+    open_incidents,
+    record_delivery,
+    resolve_incident,
+    see_incident,
+)
 from dbops.ledger.record import (
     failures_of,
+    known_since,
     record_action,
     record_check,
     record_expired,
@@ -28,7 +36,9 @@ __all__ = [
     "Sighting",
     "connect",
     "failures_of",
+    "known_since",
     "migrate",
+    "open_incidents",
     "record_action",
     "record_check",
     "record_delivery",

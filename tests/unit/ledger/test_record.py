@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dbops.ledger import (
+    known_since,
     record_action,
     record_check,
     record_expiry,
@@ -153,3 +154,24 @@ def test_an_expired_point_is_gone_once_and_one_that_stays_is_not(ledger: Engine)
     record_expiry(
         ledger, "eu", "dmp", "unknown", run="r1", at=START, outcome="done", message="it is no error", details={}
     )
+
+
+def test_a_namespace_is_known_since_its_first_check_or_its_first_backup(ledger: Engine) -> None:
+    def seen(target: str, hours: int, name: str = "aerospike_rpo") -> None:
+        at = START + timedelta(hours=hours)
+        record_check(ledger, name=name, target=target, run=f"run {hours}", at=at, ok=False, message="none")
+
+    def known(namespace: str = "bidder") -> object:
+        return known_since(ledger, "aerospike_rpo", "eu", namespace)
+
+    assert known() is None
+    for hours in (9, 8, 10):
+        seen("eu/bidder", hours)
+    seen("eu/bidder", 1, name="aerospike_rto")
+    seen("apac/bidder", 1)
+    assert known() == START + timedelta(hours=8)
+    assert known("dmp") is None
+    record_restore_point(ledger, manifest("dmp"), LOCATION, SHA)
+    assert known("dmp") == START + timedelta(minutes=3)
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    assert known() == START + timedelta(minutes=3)
