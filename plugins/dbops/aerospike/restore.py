@@ -28,6 +28,7 @@ from dbops.aerospike.batches import RestoreStopped, Writer
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.digests import BLOCK, DIGEST
 from dbops.aerospike.drain import Drain, Output, Tally
+from dbops.aerospike.scan import Records
 from dbops.aerospike.wire import PARTITIONS
 from dbops.backups import catalog, restores
 from dbops.backups.cipher import NO_KEYS, Keys
@@ -53,7 +54,6 @@ LEASE = timedelta(minutes=15)
 CONNECTIONS = 4  # per slice: batches on their way at once
 _KEPT = timedelta(hours=24)  # from the last renewal: a person may have to approve the plan first
 _RENEW_SECONDS = 240.0
-_READ = 1 << 20
 _REMEMBERED = 1 << 20  # digests of newer points in memory at once; 32 bytes each
 _NAMED = 100  # failures of a slice that are named
 
@@ -329,7 +329,6 @@ class _SliceReader:
         self.progress = Progress(total=sum(sum(manifest.partition_counts[first : last + 1]) for manifest in chain))
         self._renewed = time.monotonic()
         self._namespace = np.frombuffer(plan.target.namespace.encode(), np.uint8)
-        self._buffer: Bytes = np.zeros(_READ + kernel.SLACK, np.uint8)
 
     def run(self) -> None:
         for first, last, newer in passes(self.chain, self.first, self.last):
@@ -417,53 +416,30 @@ class _SliceReader:
         legacy = preamble.header.version == "3.0"
         sets, bins = _names(plan.sets, legacy), _names(plan.bins, legacy)
         info2, info3 = _FLAGS[plan.policy]
-        state = np.zeros(kernel.STATE_SIZE, np.int64)
-        state[kernel.LEGACY] = legacy
-        buffer = self._buffer
-        end = len(preamble.rest)
-        if end + kernel.SLACK > buffer.size:
-            buffer = np.zeros(end + kernel.SLACK, np.uint8)
-        buffer[:end] = np.frombuffer(preamble.rest, np.uint8)
-        before, final, pos = preamble.size, False, 0
-        seen = 0
+        records, seen = Records(text, preamble), 0
+        state = records.state
         while True:
             batch = self.writer.batch
             state[kernel.ROWS] = batch.count
-            pos, batch.used, status = kernel.decode(
-                buffer, pos, end, final, batch.out, batch.used, state, self._namespace, info2, info3,
-                self.writer.now(), batch.rows[:-1], first, last, plan.extra_ttl, *sets, *bins, keys, marks,
-                remember,
+            records.pos, batch.used, status = kernel.decode(
+                records.data, records.pos, records.end, records.final, batch.out, batch.used, state,
+                self._namespace, info2, info3, self.writer.now(), batch.rows[:-1], first, last, plan.extra_ttl,
+                *sets, *bins, keys, marks, remember,
             )  # fmt: skip
             self.writer.filled(batch, int(state[kernel.ROWS]) - batch.count)
             mine = int(state[kernel.RECORDS] - state[kernel.ELSEWHERE])
             self.progress.records += mine - seen
             seen = mine
-            if status == kernel.OUT_FULL:
-                if batch.count:
-                    self.writer.submit()
-                else:
-                    batch.grow(int(state[kernel.ROOM_NEEDED]))
-                self._tick()
-                continue
             if status == kernel.DONE:
                 break
-            if status == kernel.BROKEN:
-                raise asb.AsbError(
-                    f"record {int(state[kernel.RECORDS]) + 1}, text byte {before + int(state[kernel.OFFSET])}: found "
-                    f"{kernel.reason(int(state[kernel.WHY]))}"
-                )
-            left, needed = end - pos, int(state[kernel.SOURCE_NEEDED]) + kernel.SLACK
-            if needed > buffer.size:  # one record larger than the buffer
-                larger = np.zeros(max(needed, 2 * buffer.size), np.uint8)
-                larger[:left] = buffer[pos:end]
-                buffer = larger
+            if status != kernel.OUT_FULL:
+                records.more(status)
+                continue
+            if batch.count:
+                self.writer.submit()
             else:
-                buffer[:left] = buffer[pos:end].copy()
-            before, end, pos = before + pos, left, 0
-            room = memoryview(buffer.data)[: buffer.size - kernel.SLACK]
-            while end < len(room) and (size := cast(io.BufferedReader, text).readinto(room[end:])):
-                end += size
-            final = end < len(room)
+                batch.grow(int(state[kernel.ROOM_NEEDED]))
+            self._tick()
         for name, at in (
             ("superseded", kernel.SUPERSEDED),
             ("deleted", kernel.GONE),
