@@ -428,6 +428,13 @@ class AerospikeCluster(Model):
         return self
 
     @property
+    def asrestore_path(self) -> str | None:
+        """Where the workers have `asrestore`: beside `asbackup`; None: on their PATH."""
+        if self.engine != "asbackup" or self.engine_path is None:
+            return None
+        return str(PurePosixPath(self.engine_path).with_name("asrestore"))
+
+    @property
     def backup_kinds(self) -> tuple[BackupKind, ...]:
         kinds = [BackupKind("full", self.schedules.full, self.max_duration.full)]
         if self.schedules.incremental and self.max_duration.incremental:
