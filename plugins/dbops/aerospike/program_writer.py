@@ -29,7 +29,7 @@ class ProgramWriter(Writer):
         self._program = official.find_program("asrestore", plan.engine_path)
         if self._program.version != plan.engine_version:
             log.warning("this worker has %s, the plan was made with %s", self._program, plan.engine_version)
-        self._done = dict.fromkeys(("inserted", "existing", "expired", "skipped"), 0)
+        self._done = dict.fromkeys(("inserted", "existing", "left_out"), 0)
 
     def submit(self) -> None:
         """Count the batch as written."""
@@ -72,20 +72,20 @@ class ProgramWriter(Writer):
         )
         self._done["inserted"] += result.inserted
         self._done["existing"] += result.existed + result.fresher
-        self._done["expired"] += result.expired
-        self._done["skipped"] += result.skipped
+        self._done["left_out"] += result.expired + result.skipped
 
     def settle(self, counted: dict[str, int]) -> None:
         """Put what the program did in the place of what was counted; it does not tell updated from inserted.
 
-        :param counted: what became of the records that are not to be written; `expired` grows while it writes.
+        :param counted: what became of the records that are not to be written. More may expire while the program writes.
         :raises ProgramFailed: it has left out others than those.
         """
-        left_out = counted["other_set"] + counted["no_bin"]
-        if self._done["skipped"] != left_out:
+        known = counted["other_set"] + counted["no_bin"] + counted["expired"]
+        late = self._done["left_out"] - known
+        if not 0 <= late <= int(self.expiring.sum()):
             raise official.ProgramFailed(
-                f"{self._program}, restoring into {self.plan.target.text}: skipped {self._done['skipped']} records, "
-                f"{left_out} are of other sets or lack the chosen bins"
+                f"{self._program}, restoring into {self.plan.target.text}: left out {self._done['left_out']} records; "
+                f"{known} are of other sets, lack the chosen bins or have expired"
             )
-        counted["expired"] = self._done["expired"]
+        counted["expired"] += late
         self.outcomes |= {"planned": 0, "inserted": self._done["inserted"], "existing": self._done["existing"]}
