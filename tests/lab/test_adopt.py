@@ -513,6 +513,14 @@ def test_what_asbackup_left_when_it_was_interrupted_is_ignored_and_told(lab: Wor
     assert take(lab, files).records == 10
 
 
+def test_a_file_that_is_missing_is_noticed_by_the_number_of_records(lab: World, folder: Path) -> None:
+    as_asbackup(folder, records(range(300)))[1].unlink()
+    with pytest.raises(NotAdoptable, match="its log says 300 records, the files hold 200: files are missing"):
+        take(lab, folder, records=300)
+    assert left(lab) == []
+    assert take(lab, folder, records=200).records == 200
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotAdoptable, match="nowhere: there is no such folder or file on this machine"):
         find_files(str(tmp_path / "nowhere"))
@@ -590,12 +598,14 @@ def test_the_command_adopts_lists_verifies_and_restores(
         assert refused.exit_code == 2
         assert reason in refused.output
     at = (datetime.now(UTC) - timedelta(days=400)).replace(microsecond=0)
-    done = dbops("backup", "adopt", "eu", SPACE, source, "--snapshot-at", at.isoformat(), "--json")
+    arguments = ("backup", "adopt", "eu", SPACE, source, "--snapshot-at", at.isoformat())
+    assert "its log says 7 records" in dbops(*arguments, "--records", "7").stderr
+    done = dbops(*arguments, "--records", str(len(found)), "--json")
     assert done.exit_code == 0, done.output
     assert "older than full backups are kept" in done.stderr
     shown = json.loads(done.stdout)
     assert (shown["files"], shown["records"], shown["indexes"]) == (len(paths), len(found), [INDEX.name])
-    again = dbops("backup", "adopt", "eu", SPACE, source, "--snapshot-at", at.isoformat())
+    again = dbops(*arguments)
     assert again.exit_code == 1
     assert "a restore point of this time already" in again.stderr
     assert dbops("backup", "pin", "eu", SPACE, shown["id"], "--reason", "before dbops").exit_code == 0

@@ -31,7 +31,7 @@ from dbops.backups import catalog, cipher
 from dbops.backups.cipher import NO_KEYS, Key, KeyMissing, Keys, WrongKey
 from dbops.backups.lease import Lease
 from dbops.backups.manifest import Kind, Manifest, ObjectEntry, backup_id, backup_prefix, pack_fingerprints
-from dbops.backups.store import AlreadyExists, LocalStore, ObjectWriter, S3Store, Store
+from dbops.backups.store import AlreadyExists, LocalStore, ObjectWriter, S3Store, Store, StoredObject
 from dbops.backups.stream import Blocks
 from dbops.connections import ConnectionInfo
 from dbops.errors import DbopsError, FinalError
@@ -82,18 +82,23 @@ def find_files(source: str, connection: ConnectionInfo | None = None, region: st
     store, name = _open_source(source, connection, region)
     if name is not None:
         found = store.head(name)
-        return Files(store, (name,), source, found.modified_at if found else None)
-    items = list(store.list(""))
-    here = sorted((item for item in items if "/" not in item.key), key=lambda item: item.key)
+        return Files(store, (name,), f"{store.url}/{name}", found.modified_at if found else None)
+    here: list[StoredObject] = []
+    below: set[str] = set()
+    for item in store.list(""):
+        if "/" not in item.key:
+            here.append(item)
+        elif item.key.endswith(_SUFFIX):
+            below.add(item.key.rpartition("/")[0])
+    here.sort(key=lambda item: item.key)
     files = [item for item in here if item.key.endswith(_SUFFIX)]
     if not files:
-        below = sorted({item.key.rpartition("/")[0] for item in items if item.key.endswith(_SUFFIX)})
-        hint = f"; there are some in {', '.join(below[:3])}" if below else ""
+        hint = f"; there are some in {', '.join(sorted(below)[:3])}" if below else ""
         raise NotAdoptable(f"adopt {source}: there is no {_SUFFIX} file in it{hint}; name the folder that holds them")
     return Files(
         store,
         tuple(item.key for item in files),
-        source,
+        store.url,
         min((item.modified_at for item in files if item.modified_at), default=None),
         _SERVICE if any(item.key == _SERVICE for item in here) else None,
         tuple(
@@ -142,6 +147,7 @@ def adopt(
     holder: str,
     platform_sha256: str,
     workers: int,
+    records: int | None = None,
     keys: Keys = NO_KEYS,
     on_progress: OnProgress = no_progress,
 ) -> Manifest:
@@ -152,11 +158,12 @@ def adopt(
     :param snapshot_at: when the backup began, aware: the restore point is of this time. Nothing in the files says it.
     :param holder: who takes the lease of the namespace: no backup of it runs meanwhile.
     :param workers: files read at once.
+    :param records: how many the log of that backup says; compared, since a file that is missing leaves no other trace.
     :raises NotAdoptable: the files are not a whole, sound full backup of the namespace; nothing is committed.
     :raises KeyMissing, WrongKey: they are encrypted with a key that is not among `keys`; nothing was written.
     :raises LeaseHeld: a backup of the namespace, or a restore to it, runs.
     """
-    adoption = _Adoption(store, cluster, namespace, files, snapshot_at, keys, on_progress)
+    adoption = _Adoption(store, cluster, namespace, files, snapshot_at, records, keys, on_progress)
     adoption.check_time()
     adoption.check_service()
     key = adoption.find_key()
@@ -175,6 +182,7 @@ class _Adoption:
         namespace: str,
         files: Files,
         snapshot_at: datetime,
+        records: int | None,
         keys: Keys,
         on_progress: OnProgress,
     ) -> None:
@@ -189,8 +197,8 @@ class _Adoption:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._renewed = time.monotonic()
-        self.records = 0
-        """That the note of the Aerospike Backup Service names; 0 without one."""
+        self.expected: dict[str, int] = {} if records is None else {"its log": records}
+        """How many records there are, and who says so."""
 
     # ------------------------------------------------------------------ before anything is written
 
@@ -227,7 +235,8 @@ class _Adoption:
             raise NotAdoptable(
                 f"{where}: the backup is of {note['created']}; name that time, or the earlier one when it began"
             )
-        self.records = int(note.get("record-count") or 0)
+        if isinstance(count := note.get("record-count"), int):
+            self.expected[self.files.service] = count
 
     def find_key(self) -> Key | None:
         """The key that the files are encrypted with, the same one for all; None when they are not."""
@@ -311,7 +320,7 @@ class _Adoption:
             tasks = [pool.submit(self._take, number, name, lease, key) for number, name in enumerate(self.files.names)]
             try:
                 done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
-                for task in sorted(done, key=tasks.index):
+                for task in done:
                     task.result()
             except BaseException:
                 self._stop.set()
@@ -373,7 +382,7 @@ class _Adoption:
     def _count(self, text: BinaryIO, preamble: asb.Preamble) -> tuple[Ints, Longs, int]:
         """Counts and fingerprints of all records, as a restore would write them, and the size of the text."""
         counts, fingerprints = np.zeros(PARTITIONS, np.int64), np.zeros(PARTITIONS, np.uint64)
-        expiring: Ints = np.zeros(PARTITIONS, np.int64)  # none: all time is over before the year 2010
+        expiring: Ints = np.zeros(PARTITIONS, np.int64)  # stays so: `verify` counts what expires
         records, seen = Records(text, preamble), 0
         out: Bytes = np.empty(_ROOM, np.uint8)
         rows: Ints = np.zeros((_ROWS, 2), np.int64)
@@ -416,11 +425,12 @@ class _Adoption:
                 f"{self.what}: {twice:,} of {looked_at:,} records that were looked at stand in the files twice: the "
                 "folder holds more than one backup; put each into a folder of its own"
             )
-        if self.records not in (0, records):
-            raise NotAdoptable(
-                f"{self.what}: {self.files.service} says {self.records:,} records, the files hold {records:,}: files "
-                "are missing, or are of another backup"
-            )
+        for who, count in self.expected.items():
+            if count != records:
+                raise NotAdoptable(
+                    f"{self.what}: {who} says {count:,} records, the files hold {records:,}: files are missing, or are "
+                    "of another backup"
+                )
         encrypted = key or self.keys.current
         return Manifest(
             id=self.id,
@@ -474,9 +484,9 @@ class _Adoption:
         return first
 
 
-_NONE: Bytes = np.frombuffer(b"", np.uint8)  # no set or bin is chosen, so all are; each record's own namespace
+_NONE: Bytes = np.frombuffer(b"", np.uint8)  # no namespace: each record's own; no set, no bin: all
 _ENDS: Ints = np.zeros(0, np.int64)
-_DIGEST_END = np.arange(8, 24)  # of a row: all of the digest but what tells its partition
+_DIGEST_END = np.arange(8, 24)  # where a row has the last 16 bytes of its digest
 
 
 def _utc(found: Any) -> datetime:

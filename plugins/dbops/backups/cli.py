@@ -127,6 +127,10 @@ def adopt(
             "--snapshot-at", help="When that backup began, with time zone, as 2026-11-24T06:00:00Z. No file says it."
         ),
     ],
+    records: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many records its log says: the files must hold as many."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Take a full backup that asbackup or absctl wrote as a restore point: copied, read, counted, committed.
@@ -160,6 +164,7 @@ def adopt(
             holder=f"dbops backup adopt by {_who()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}",
             platform_sha256=platform.sha256,
             workers=there.workers,
+            records=records,
             keys=keys,
             on_progress=show,
         )
