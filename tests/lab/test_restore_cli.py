@@ -83,6 +83,14 @@ def test_a_lost_namespace_comes_back_after_its_name_was_typed(run: Run, servers:
     client.close()
     for wrong in ("yesterday", "2026-11-24T06:00:00"):
         assert run("restore", "plan", "eu", "bidder", "--at", wrong).exit_code == 2
+    for option, wrong in (("--policy", "all"), ("--indexes", "never"), ("--engine", "asbackup")):
+        refused = run("restore", "plan", "eu", "bidder", option, wrong)
+        assert refused.exit_code == 2
+        assert f"{wrong!r} is none of" in refused.stderr
+    options = ("--indexes", "before", "--bin", "n", "--set", "s", "--extra-ttl", "60", "--policy", "missing")
+    planned = json.loads(run("restore", "plan", "eu", "bidder", *options, "--json").stdout)
+    assert (planned["definitions"], planned["policy"], planned["extra_ttl"]) == ("before", "missing", 60)
+    assert (planned["bins"], planned["sets"], planned["dry_run"], planned["engine"]) == (["n"], ["s"], True, "native")
     with run.engine.connect() as connection:  # type: ignore[attr-defined]
         found = list(connection.execute(text("SELECT target, outcome FROM action WHERE name = 'aerospike_restore'")))
     assert found == [("eu/bidder", "done")]

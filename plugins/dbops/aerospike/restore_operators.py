@@ -98,9 +98,13 @@ class PlanRestore(BaseOperator):
             at=point_in_time(params.get("point_in_time")),
             policy=Policy(params["policy"]),
             sets=params.get("sets") or (),
+            bins=params.get("bins") or (),
             extra_ttl=timedelta(seconds=params.get("extra_ttl_seconds") or 0),
             dry_run=bool(params.get("dry_run")),
             allow_unverified=bool(params.get("allow_unverified")),
+            definitions=params.get("indexes") or "after",
+            engine=params.get("engine") or "native",
+            engine_path=cluster.asrestore_path,
             keys=open_keys(platform),
         )
         self.log.info("%s", plan.describe())
@@ -153,15 +157,24 @@ class RestoreSlice(BaseOperator):
         self.log.info("%s: %s", name, done)
         return done
 
+    def on_kill(self) -> None:
+        from dbops.aerospike.official import stop_programs
+
+        stop_programs()
+
 
 class RestoreDefinitions(BaseOperator):
-    """Make the secondary indexes and register the UDFs of the restore point; nothing when they are there."""
+    """Make the secondary indexes and register the UDFs of the restore point; nothing when they are there.
+
+    :param when: `before` or `after` the records: skipped when the form asks for the other one.
+    :param plan_task: task id of the `PlanRestore` of this DAG.
+    """
 
     template_fields: Sequence[str] = ()
 
-    def __init__(self, *, plan_task: str = "plan", **kwargs: Any) -> None:
+    def __init__(self, *, when: str, plan_task: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan_task = plan_task
+        self.when, self.plan_task = when, plan_task
 
     def execute(self, context: Context) -> dict[str, list[str]]:
         from dbops.aerospike.restore import restore_definitions
@@ -169,6 +182,8 @@ class RestoreDefinitions(BaseOperator):
         platform, plan = load_platform(), _plan(context, self.plan_task)
         if plan.dry_run:
             raise AirflowSkipException("dry run: no index is made")
+        if plan.definitions != self.when:
+            raise AirflowSkipException(f"indexes are made {plan.definitions} the records, as the form says")
         indexes, udfs = restore_definitions(
             access_of(platform, plan.target.cluster), open_platform_store(platform), plan, open_keys(platform)
         )
@@ -178,21 +193,24 @@ class RestoreDefinitions(BaseOperator):
 class CheckRestore(BaseOperator):
     """Compare what the target holds with what was written; write the report and the ledger row; give the target free.
 
+    :param plan_task: task id of the `PlanRestore` of this DAG.
+    :param definitions_tasks: those of the `RestoreDefinitions`, of which one has run.
     :raises RestoreFailed: records were refused or are missing; names them.
     """
 
     template_fields: Sequence[str] = ()
 
-    def __init__(self, *, plan_task: str = "plan", definitions_task: str = "indexes", **kwargs: Any) -> None:
+    def __init__(self, *, definitions_tasks: Sequence[str], plan_task: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan_task, self.definitions_task = plan_task, definitions_task
+        self.plan_task, self.definitions_tasks = plan_task, tuple(definitions_tasks)
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.aerospike.restore import check_restore, require_ok
         from dbops.ledger import record_action
 
         platform, plan = load_platform(), _plan(context, self.plan_task)
-        made = context["ti"].xcom_pull(task_ids=self.definitions_task) or {}
+        found = [context["ti"].xcom_pull(task_ids=task_id) for task_id in self.definitions_tasks]
+        made: dict[str, list[str]] = next(filter(None, found), {})
         report = check_restore(
             access_of(platform, plan.target.cluster),
             open_platform_store(platform),

@@ -450,12 +450,22 @@ def commit(
     if there := _restore_point(store, plan.cluster, plan.namespace, plan.id):
         return _adopt(what, plan, results, there)
     manifest = _manifest(what, plan, results, finished_at, cluster_key_after)
-    _check_stored(what, store, manifest)
     try:
-        store.put(key, manifest.to_json(), if_absent=True)
+        put_manifest(store, manifest)
     except AlreadyExists:
         return _adopt(what, plan, results, find(store, plan.cluster, plan.namespace, plan.id))
     return manifest
+
+
+def put_manifest(store: Store, manifest: Manifest) -> None:
+    """Write a manifest, after which the backup exists.
+
+    :raises IncompleteBackup: one of its objects is not in the store.
+    :raises AlreadyExists: there is one of this id.
+    """
+    key = manifest_key(manifest.cluster, manifest.namespace, manifest.id)
+    _check_stored(f"commit {store.url}/{key}", store, manifest)
+    store.put(key, manifest.to_json(), if_absent=True)
 
 
 def _adopt(what: str, plan: BackupPlan, results: Sequence[SliceResult], there: RestorePoint) -> Manifest:
@@ -575,7 +585,5 @@ def _check_stored(what: str, store: Store, manifest: Manifest) -> None:
         found = there.get(object_key(manifest, entry.name))
         if found != entry.size:
             size = "is not there" if found is None else f"has {found} bytes"
-            raise IncompleteBackup(
-                f"{what}: {entry.name} {size}, its slice stored {entry.size} bytes; run slice "
-                f"{entry.first}-{entry.last} again, then commit"
-            )
+            again = "the adoption again" if entry.source else f"slice {entry.first}-{entry.last} again, then commit"
+            raise IncompleteBackup(f"{what}: {entry.name} {size}, its slice stored {entry.size} bytes; run {again}")

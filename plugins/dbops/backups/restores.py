@@ -6,10 +6,11 @@ import secrets
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, TypeAdapter
 
+from dbops import __version__
 from dbops.backups.in_use import holds
 from dbops.backups.manifest import PARTITIONS, BackupId, Count, Document, Fingerprint, ManifestError, Partition, Utc
 from dbops.backups.store import NotFound, Store, StoreRefused
@@ -37,6 +38,10 @@ POLICIES = {
     Policy.MISSING: "only records that the target does not hold are written",
     Policy.NEWER: "a record is replaced only by one of a higher generation",
 }
+
+
+RestoreEngine = Literal["native", "asrestore"]
+When = Literal["before", "after"]
 
 
 class RestoreTarget(Document):
@@ -70,6 +75,12 @@ class RestorePlan(Document):
     extra_ttl: Count = 0
     """Seconds."""
     dry_run: bool = False
+    definitions: When = "after"
+    """When indexes and UDFs are made: before or after the records are written."""
+    engine: RestoreEngine = "native"
+    """What writes the records."""
+    engine_version: str = __version__
+    engine_path: str | None = None
     slices: list[tuple[Partition, Partition]]
     holder: str = Field(min_length=1)
     started_at: Utc
@@ -104,6 +115,10 @@ class RestorePlan(Document):
             lines.append(f"- only bins {', '.join(self.bins)}")
         if self.extra_ttl:
             lines.append(f"- records that expire live {timedelta(seconds=self.extra_ttl)} longer")
+        if self.definitions == "before":
+            lines.append("- indexes and UDFs are made before the records are written")
+        if self.engine != "native":
+            lines.append(f"- {self.engine} {self.engine_version} writes the records")
         lines += [f"- **mind**: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
