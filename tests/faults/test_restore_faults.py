@@ -36,7 +36,7 @@ forkserver.set_forkserver_preload(["restore_world"])
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[StandIn]:
-    with StandIn(namespaces=[SPACE, "small", "odd"]) as stand_in:
+    with StandIn(namespaces=[SPACE, "small", "odd", "indexed"]) as stand_in:
         stand_in.load(SPACE, "s", rows(range(RECORDS)))
         yield stand_in
 
@@ -260,14 +260,14 @@ def make_index(client: aerospike.Client, space: str, name: str, bin_name: str, k
 def test_an_index_that_the_target_has_otherwise_is_named_and_with_indexes_first_nothing_is_written(
     source: StandIn, target: StandIn, tmp_path: Path, definitions: When
 ) -> None:
-    source.load("odd", "s", rows(range(100)))
-    lab = world(source, LocalStore(tmp_path), "odd")
+    source.load("indexed", "s", rows(range(100)))
+    lab = world(source, LocalStore(tmp_path), "indexed")
     with closing(connect(source.ports[0])) as client, closing(connect(target.ports[0])) as there:
-        make_index(client, "odd", "by_n", "n", "numeric")
-        make_index(client, "odd", "by_v", "v", "string")
+        make_index(client, "indexed", "by_n", "n", "numeric")
+        make_index(client, "indexed", "by_v", "v", "string")
         lab.backup(slices=1)
-        client.index_remove("odd", "by_n")
-        client.index_remove("odd", "by_v")
+        client.index_remove("indexed", "by_n")
+        client.index_remove("indexed", "by_v")
         make_index(there, DRILL, "by_n", "n", "string")
         make_index(there, DRILL, "by_v", "v", "string")  # the very same one
         plan = planned(lab, target, DRILL, definitions=definitions)
@@ -276,7 +276,7 @@ def test_an_index_that_the_target_has_otherwise_is_named_and_with_indexes_first_
         ) as raised:
             run(lab, target, plan)
         assert "by_v" not in str(raised.value)
-        assert objects(target) == (0 if definitions == "before" else source.state()["objects"]["odd"]["s"])
+        assert objects(target) == (0 if definitions == "before" else source.state()["objects"]["indexed"]["s"])
         there.index_remove(DRILL, "by_n")
         report = run(lab, target, planned(lab, target, DRILL, definitions=definitions))  # the lease was given back
         assert (report.ok, report.indexes) == (True, ["by_n", "by_v"])
