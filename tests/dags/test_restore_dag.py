@@ -123,6 +123,7 @@ def test_a_rejected_restore_writes_nothing_and_holds_nothing(world: World) -> No
         "plan": "success",
         "approve": "failed",
         "release": "success",
+        "indexes_before": "upstream_failed",
         "restore": "upstream_failed",
         "indexes": "upstream_failed",
         "check": "upstream_failed",
