@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from dbops_lab.redshift.errors import BackendError
 from dbops_lab.redshift.statements import plan
+from dbops_lab.testing import LabRedshift
 from redshift_client import refusal, rows, run, value
 
 
@@ -123,12 +125,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("sql", REFUSED)
-def test_what_redshift_would_not_take_is_refused(lab_redshift: Any, sql: str) -> None:
-    connection = lab_redshift.connect()
-    assert refusal(connection, sql)[0] == REFUSED[sql]
-    assert value(connection, "SELECT 1") == 1
+@pytest.fixture(scope="module")
+def one_connection(_redshift: LabRedshift) -> Iterator[Any]:
+    connection = _redshift.connect()
+    yield connection
     connection.close()
+
+
+@pytest.mark.parametrize("sql", REFUSED)
+def test_what_redshift_would_not_take_is_refused(one_connection: Any, sql: str) -> None:
+    assert refusal(one_connection, sql)[0] == REFUSED[sql]
+    assert value(one_connection, "SELECT 1") == 1
 
 
 def test_names_fold_to_lower_case_even_when_quoted(redshift: Any) -> None:
