@@ -11,6 +11,7 @@ from dbops.ledger.incidents import (
 from dbops.ledger.record import (
     failures_of,
     known_since,
+    never_drilled,
     record_action,
     record_check,
     record_expired,
@@ -38,6 +39,7 @@ __all__ = [
     "failures_of",
     "known_since",
     "migrate",
+    "never_drilled",
     "open_incidents",
     "record_action",
     "record_check",
