@@ -7,8 +7,9 @@ import, since DAG files do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
             title=_title(context, dag_id, "failed"),
             what=_what_failed(context, dag_id, run_id, states, ledger),
             value=_failed_count(states),
-            run_url=run_url(dag_id, run_id),
+            run_url=_run_url(dag_id, run_id),
             runbook=runbook,
         )
         _raise(platform, ledger, alert)
@@ -76,7 +77,7 @@ def resolve_on_success(context: Context) -> None:
         platform = load_platform()
         ledger = _ledger(platform)
         for key in (_failed(dag_id), _late(dag_id)):
-            _resolve(platform, ledger, key, run_url(dag_id, run_id))
+            _resolve(platform, ledger, key, _run_url(dag_id, run_id))
 
 
 def deadline_missed(
@@ -101,7 +102,7 @@ def deadline_missed(
             what=f"Run {run_id} of {dag_id} is {state} and should have been done by {deadline:%Y-%m-%d %H:%M} UTC.",
             value=f"{duration_text(datetime.now(UTC) - queued)} since it was queued",
             limit=duration_text(deadline - queued),
-            run_url=run_url(dag_id, run_id),
+            run_url=_run_url(dag_id, run_id),
             runbook=runbook,
         )
         notify(alert)
@@ -143,7 +144,7 @@ def approval_wanted(context: Context, what: str, runbook: str) -> None:
                 key=_approval(dag_id),
                 title=f"{dag_id} waits for an approval",
                 what=f"Approve or reject in Airflow under Required Actions.\n{shown}",
-                run_url=run_url(dag_id, run_id),
+                run_url=_run_url(dag_id, run_id),
                 runbook=runbook,
             )
         )
@@ -153,7 +154,24 @@ def approval_over(context: Context) -> None:
     """A person has decided, or it was waited for long enough."""
     with _unharmed("the end of the alert of an approval"):
         dag_id, run_id = _run(context)
-        resolve(_approval(dag_id), run_url(dag_id, run_id))
+        resolve(_approval(dag_id), _run_url(dag_id, run_id))
+
+
+def report(context: Context, problems: Iterable[Alert], well: Iterable[str]) -> None:
+    """Of a check of many things, raise the alert of each that is not as it should be, and end incidents.
+
+    :param well: keys of the incidents that end.
+    """
+    with _unharmed("what a check has found"):
+        from dbops.alerts.deliver import raise_alert, resolve_alert
+
+        run_url = _run_url(*_run(context))
+        platform = load_platform()
+        ledger, told, hidden = _ledger(platform), channels(platform), secrets(platform)
+        for alert in problems:
+            raise_alert(platform, ledger, replace(alert, run_url=run_url), told, secrets=hidden)
+        for key in well:
+            resolve_alert(platform, ledger, key, told, run_url=run_url, secrets=hidden)
 
 
 def notify(alert: Alert) -> None:
@@ -417,8 +435,7 @@ def _moment(value: object) -> datetime | None:
     return found.astimezone(UTC) if isinstance(found, datetime) else None
 
 
-def run_url(dag_id: str, run_id: str) -> str:
-    """Where a run is seen in Airflow."""
+def _run_url(dag_id: str, run_id: str) -> str:
     from airflow.sdk.configuration import conf
 
     base = str(conf.get("api", "base_url", fallback="") or "http://localhost:8080").rstrip("/")

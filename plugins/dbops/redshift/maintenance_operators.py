@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from dbops.adapter import connection, open_ledger
 from dbops.alerts import Alert, Severity
-from dbops.alerts.airflow import notify, resolve, run_url
+from dbops.alerts.airflow import report as tell
 from dbops.connections import ConnectionMissing
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.platform import Platform, Redshift, load_platform
@@ -75,11 +75,6 @@ def run_of(context: Context) -> str:
     return f"{run.dag_id}/{run.run_id}"
 
 
-def url_of(context: Context) -> str:
-    run = context["dag_run"]
-    return run_url(run.dag_id, run.run_id)
-
-
 def open_warehouse(redshift: Redshift) -> Session:
     from dbops.redshift.session import open_session
 
@@ -108,21 +103,11 @@ def send_summary(
     if past is not None and past.details.get("digest") == digest:
         return
     key = f"report/{run}"
-    shown = [
-        *lines[:MOST_LINES],
-        *([f"and {len(lines) - MOST_LINES} lines more in the log"] * (len(lines) > MOST_LINES)),
-    ]
-    notify(
-        Alert(
-            severity=Severity.SUMMARY,
-            key=key,
-            title=title,
-            what="\n".join(shown),
-            run_url=url_of(context),
-            runbook=runbook,
-        )
-    )
-    resolve(key, url_of(context))  # a report is no problem that lasts
+    shown = list(lines[:MOST_LINES])
+    if len(lines) > MOST_LINES:
+        shown.append(f"and {len(lines) - MOST_LINES} lines more in the log")
+    alert = Alert(severity=Severity.SUMMARY, key=key, title=title, what="\n".join(shown), runbook=runbook)
+    tell(context, [alert], [key])  # which ends at once: a report is no problem that lasts
     now = datetime.now(UTC)
     record_action(
         ledger,
@@ -147,7 +132,7 @@ class CheckWarehouse(BaseOperator):
     template_fields: Sequence[str] = ()
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from dbops.ledger import checks_since
+        from dbops.ledger import checks_since, record_check
         from dbops.redshift.health import LONGEST_LOOK_BACK, USE, Look, check_health, in_words, look_back
         from dbops.redshift.session import open_session
 
@@ -168,7 +153,23 @@ class CheckWarehouse(BaseOperator):
         for line in in_words(checks):
             self.log.info("%s", line)
         for check in checks:
-            self._tell(context, ledger, redshift.name, check, now)
+            record_check(
+                ledger,
+                name=check.name,
+                target=redshift.name,
+                run=run_of(context),
+                at=now,
+                ok=check.ok,
+                message=check.message,
+                value=check.value,
+                limit=check.limit,
+                unit=check.unit,
+                details=check.details,
+            )
+        # What could not be looked at neither begins nor ends a problem.
+        watched = [check for check in checks if check.name in RUNBOOKS and check.error is None]
+        problems = [_alert(redshift.name, check, check.severity) for check in watched if check.severity is not None]
+        tell(context, problems, [_key(redshift.name, check) for check in watched if check.severity is None])
         blind = [check for check in checks if check.error is not None]
         if blind:
             text = "; ".join(f"{check.name}: {check.message}" for check in blind)
@@ -176,41 +177,22 @@ class CheckWarehouse(BaseOperator):
             raise FinalError(text) if final else CouldNotLook(text)
         return {"checks": len(checks), "problems": [check.name for check in checks if not check.ok]}
 
-    def _tell(self, context: Context, ledger: Engine, cluster: str, check: Check, now: datetime) -> None:
-        from dbops.ledger import record_check
 
-        record_check(
-            ledger,
-            name=check.name,
-            target=cluster,
-            run=run_of(context),
-            at=now,
-            ok=check.ok,
-            message=check.message,
-            value=check.value,
-            limit=check.limit,
-            unit=check.unit,
-            details=check.details,
-        )
-        if check.name not in RUNBOOKS or check.error is not None:
-            return  # what could not be looked at neither begins nor ends a problem
-        key = f"{check.name}/{cluster}"
-        if check.severity is None:
-            resolve(key, url_of(context))
-            return
-        unit = f" {check.unit}" if check.unit else ""
-        notify(
-            Alert(
-                severity=check.severity,
-                key=key,
-                title=f"Redshift {cluster}: {TITLES[check.name]}",
-                what=check.message,
-                value=None if check.value is None else f"{check.value:g}{unit}",
-                limit=None if check.limit is None else f"{check.limit:g}{unit}",
-                run_url=url_of(context),
-                runbook=RUNBOOKS[check.name],
-            )
-        )
+def _key(cluster: str, check: Check) -> str:
+    return f"{check.name}/{cluster}"
+
+
+def _alert(cluster: str, check: Check, severity: Severity) -> Alert:
+    unit = f" {check.unit}" if check.unit else ""
+    return Alert(
+        severity=severity,
+        key=_key(cluster, check),
+        title=f"Redshift {cluster}: {TITLES[check.name]}",
+        what=check.message,
+        value=None if check.value is None else f"{check.value:g}{unit}",
+        limit=None if check.limit is None else f"{check.limit:g}{unit}",
+        runbook=RUNBOOKS[check.name],
+    )
 
 
 class PlanMaintenance(BaseOperator):
@@ -325,21 +307,20 @@ class ReportMaintenance(BaseOperator):
         for line in report.lines:
             self.log.info("%s", line)
         send_summary(context, ledger, redshift.name, report.title, report.lines, "redshift_maintenance")
-        key = f"{MAINTENANCE}/{redshift.name}"
-        if report.problems:
-            notify(
-                Alert(
-                    severity=Severity.WARNING,
-                    key=key,
-                    title=f"Redshift {redshift.name}: tables cannot be maintained",
-                    what="\n".join(report.problems[:10]),
-                    value=f"{len(report.problems)} statements",
-                    run_url=url_of(context),
-                    runbook="redshift_maintenance_blocked",
-                )
-            )
-        elif not context["params"].get("tables"):
-            resolve(key, url_of(context))
+        blocked = Alert(
+            severity=Severity.WARNING,
+            key=f"{MAINTENANCE}/{redshift.name}",
+            title=f"Redshift {redshift.name}: tables cannot be maintained",
+            what="\n".join(report.problems[:10]),
+            value=f"{len(report.problems)} statements",
+            runbook="redshift_maintenance_blocked",
+        )
+        is_whole = not context["params"].get("tables")
+        tell(
+            context,
+            [blocked] if report.problems else [],
+            [blocked.key] if is_whole and not report.problems else [],
+        )
         whole = find_action(ledger, MAINTENANCE, redshift.name, run)
         if report.failed or report.missing or whole is None or whole.outcome != "done":
             raise MaintenanceFailed(f"{report.title}: see the task `maintain`")
