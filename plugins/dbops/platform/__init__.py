@@ -21,7 +21,7 @@ from dbops.platform.model import (
     Severity,
     Storage,
 )
-from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
+from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Snapshots, Vacuum, Window
 
 __all__ = [
     "METRICS",
@@ -48,6 +48,7 @@ __all__ = [
     "Retention",
     "Scratch",
     "Severity",
+    "Snapshots",
     "Storage",
     "Vacuum",
     "Window",
