@@ -1,0 +1,190 @@
+"""What a snapshot holds and a restored cluster serves: a dump of its PostgreSQL, and the stand-in's notes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import secrets
+import subprocess
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from dbops_lab.postgres import find_binaries
+from dbops_lab.redshift import catalog
+from dbops_lab.redshift.process import StandIn
+from psycopg2 import sql
+
+LOOPBACK = "127.0.0.1"
+NOTES = ("table_note", "table_key", "change")
+"""Tables of schema `rs` whose rows belong to the data; the others are history, which no snapshot holds."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the data of a cluster or workgroup is.
+
+    :param port: of the stand-in that clients connect to.
+    :param database: as clients name it.
+    :param postgres_database: as PostgreSQL names it.
+    """
+
+    port: int
+    database: str
+    postgres_port: int
+    postgres_database: str
+    admin: tuple[str, str] = field(repr=False)
+    owner: str = ""
+    s3_endpoint: str = ""
+    s3_keys: tuple[str, str] = field(default=("lab", "lab"), repr=False)
+    is_serverless: bool = False
+
+    def connect(self, database: str | None = None) -> psycopg2.extensions.connection:
+        user, password = self.admin
+        return psycopg2.connect(
+            host=LOOPBACK, port=self.postgres_port, user=user, password=password,
+            dbname=database or self.postgres_database, application_name="rs",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A warehouse at one moment."""
+
+    file: Path
+    notes: dict[str, list[dict[str, Any]]]
+    place: Place
+
+    @property
+    def megabytes(self) -> float:
+        return round(self.file.stat().st_size / 1e6, 3)
+
+
+class Warehouses:
+    """The data of all clusters and workgroups, and of their snapshots."""
+
+    def __init__(self) -> None:
+        self.places: dict[str, Place] = {}
+        self.dumps: dict[str, Dump] = {}
+        self._standins: dict[str, StandIn] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="redshift-snapshots-")
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    # ------------------------------------------------------------------ snapshots
+
+    def dump(self, source: str, snapshot: str) -> Dump:
+        """Keep what a warehouse holds now; its sessions go on meanwhile."""
+        place = self.places[source]
+        file = Path(self._folder.name) / f"{next(self._numbers)}.dump"
+        connection = place.connect()
+        try:
+            connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_export_snapshot()")
+                found = cursor.fetchone()
+                assert found is not None
+                notes = {name: _notes(cursor, name) for name in NOTES}
+                words = ["--format=custom", "--compress=0", f"--snapshot={found[0]}", "--exclude-schema=rs"]
+                _run("pg_dump", place, [*words, f"--file={file}", place.postgres_database])
+        finally:
+            connection.close()
+        made = self.dumps[snapshot] = Dump(file, notes, place)
+        return made
+
+    def forget(self, snapshot: str) -> None:
+        dump = self.dumps.pop(snapshot, None)
+        if dump is not None:
+            dump.file.unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ clusters
+
+    def restore(self, dump: Dump, target: str) -> Place:
+        """Serve the data of a snapshot at an address of its own."""
+        database = f"restored_{secrets.token_hex(6)}"
+        source = dump.place
+        connection = source.connect("postgres")
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                made = "CREATE DATABASE {} OWNER {} TEMPLATE template0"
+                cursor.execute(sql.SQL(made).format(sql.Identifier(database), sql.Identifier(source.owner)))
+        finally:
+            connection.close()
+        connection = source.connect(database)
+        connection.autocommit = True
+        try:
+            catalog.install(connection, database)
+            _run("pg_restore", source, ["--exit-on-error", f"--dbname={database}", str(dump.file)])
+            with connection.cursor() as cursor:
+                for name, rows in dump.notes.items():
+                    _take_notes(cursor, name, rows)
+        finally:
+            connection.close()
+        standin = StandIn(
+            postgres_port=source.postgres_port, database=source.database, postgres_database=database,
+            admin=source.admin, s3_endpoint=source.s3_endpoint, s3_keys=source.s3_keys,
+            is_serverless=source.is_serverless,
+        )  # fmt: skip
+        place = Place(
+            standin.port, source.database, source.postgres_port, database, source.admin, source.owner,
+            source.s3_endpoint, source.s3_keys, source.is_serverless,
+        )  # fmt: skip
+        with self._lock:
+            self.places[target], self._standins[target] = place, standin
+        return place
+
+    def drop(self, target: str) -> None:
+        """A deleted cluster's data is gone; that of the lab's own warehouse stays."""
+        with self._lock:
+            place, standin = self.places.pop(target, None), self._standins.pop(target, None)
+        if place is None or standin is None:
+            return
+        standin.close()
+        connection = place.connect("postgres")
+        connection.autocommit = True
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            gone = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
+            cursor.execute(gone.format(sql.Identifier(place.postgres_database)))
+
+    def close(self) -> None:
+        for standin in self._standins.values():
+            standin.close()
+        self._folder.cleanup()
+
+
+def _run(program: str, place: Place, words: list[str]) -> None:
+    user, password = place.admin
+    command = [str(find_binaries() / program), "-h", LOOPBACK, "-p", str(place.postgres_port), "-U", user, *words]
+    done = subprocess.run(
+        command, env=os.environ | {"PGPASSWORD": password}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{program} of {place.postgres_database} failed: {done.stderr.strip()[-500:]}")
+
+
+def _notes(cursor: Any, table: str) -> list[dict[str, Any]]:
+    """Rows of a table of notes; a table's number is another one in another database, so it goes by name."""
+    query = sql.SQL(
+        "SELECT r.*, format('%I.%I', n.nspname, c.relname) AS of FROM rs.{} r "
+        "JOIN pg_class c ON c.oid = r.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
+    )
+    cursor.execute(query.format(sql.Identifier(table)))
+    names = [column.name for column in cursor.description]
+    return [{name: value for name, value in zip(names, row, strict=True) if name != "relid"} for row in cursor]
+
+
+def _take_notes(cursor: Any, table: str, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        values = {name: value for name, value in row.items() if name != "of"}
+        statement = sql.SQL("INSERT INTO rs.{} (relid, {}) VALUES (%s::regclass, {})").format(
+            sql.Identifier(table),
+            sql.SQL(", ").join(map(sql.Identifier, values)),
+            sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+        )
+        given = [psycopg2.extras.Json(value) if isinstance(value, dict) else value for value in values.values()]
+        cursor.execute(statement, [row["of"], *given])
