@@ -18,9 +18,10 @@ from dbops_lab.postgres import find_binaries
 from dbops_lab.redshift import catalog
 from dbops_lab.redshift.process import StandIn
 from psycopg2 import sql
+from psycopg2.extras import Json
 
 LOOPBACK = "127.0.0.1"
-NOTES = ("table_note", "table_key", "change")
+NOTES = ("table_note", "table_key", "change", "principal", "privilege", "system_privilege")
 """Tables of schema `rs` whose rows belong to the data; the others are history, which no snapshot holds."""
 
 
@@ -168,23 +169,24 @@ def _run(program: str, place: Place, words: list[str]) -> None:
 
 
 def _notes(cursor: Any, table: str) -> list[dict[str, Any]]:
-    """Rows of a table of notes; a table's number is another one in another database, so it goes by name."""
-    query = sql.SQL(
-        "SELECT r.*, format('%I.%I', n.nspname, c.relname) AS of FROM rs.{} r "
-        "JOIN pg_class c ON c.oid = r.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
-    )
-    cursor.execute(query.format(sql.Identifier(table)))
+    """Rows of a table of notes. A table's number is another one in another database, so it goes by name there."""
+    cursor.execute(sql.SQL("SELECT r.* FROM rs.{} r LIMIT 0").format(sql.Identifier(table)))
+    query = "SELECT r.* FROM rs.{} r"
+    if "relid" in [column.name for column in cursor.description]:
+        query = (
+            "SELECT r.*, format('%I.%I', n.nspname, c.relname) AS relid FROM rs.{} r "
+            "JOIN pg_class c ON c.oid = r.relid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        )
+    cursor.execute(sql.SQL(query).format(sql.Identifier(table)))
     names = [column.name for column in cursor.description]
-    return [{name: value for name, value in zip(names, row, strict=True) if name != "relid"} for row in cursor]
+    return [dict(zip(names, row, strict=True)) for row in cursor]  # the second `relid` wins
 
 
 def _take_notes(cursor: Any, table: str, rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        values = {name: value for name, value in row.items() if name != "of"}
-        statement = sql.SQL("INSERT INTO rs.{} (relid, {}) VALUES (%s::regclass, {})").format(
+        statement = sql.SQL("INSERT INTO rs.{} ({}) VALUES ({}) ON CONFLICT DO NOTHING").format(
             sql.Identifier(table),
-            sql.SQL(", ").join(map(sql.Identifier, values)),
-            sql.SQL(", ").join([sql.Placeholder()] * len(values)),
+            sql.SQL(", ").join(map(sql.Identifier, row)),
+            sql.SQL(", ").join(sql.SQL("%s::regclass") if name == "relid" else sql.Placeholder() for name in row),
         )
-        given = [psycopg2.extras.Json(value) if isinstance(value, dict) else value for value in values.values()]
-        cursor.execute(statement, [row["of"], *given])
+        cursor.execute(statement, [Json(value) if isinstance(value, dict) else value for value in row.values()])

@@ -169,11 +169,8 @@ class DataApi:
         status = "FINISHED"
         try:
             with session.connection.cursor() as cursor:
-                if parameters:
-                    cursor.paramstyle = "named"
-                    cursor.execute(statement.sql, parameters)
-                else:
-                    cursor.execute(statement.sql.replace("%", "%%"))
+                cursor.paramstyle = "named" if parameters else "qmark"
+                cursor.execute(statement.sql, parameters or None)
                 statement.rows = int(cursor.rowcount)
                 if cursor.description:
                     statement.columns = [_column(found) for found in cursor.description]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError, FinalError, RetryableError
+
+if TYPE_CHECKING:
+    from dbops.redshift.data_api import DataApiSession
 
 Row = Sequence[Any]
 
@@ -124,8 +127,10 @@ class ConnectorSession:
         import redshift_connector
 
         cursor = self._connection.cursor()
+        if not values:
+            cursor.paramstyle = "qmark"  # a % is a % then, in a literal and outside of one
         try:
-            cursor.execute(sql if values else sql.replace("%", "%%"), tuple(values))
+            cursor.execute(sql, tuple(values))
             yield cursor
         except (redshift_connector.error.Error, OSError) as error:
             raise _explained(error, sql, self.info) from None
@@ -133,7 +138,15 @@ class ConnectorSession:
             cursor.close()
 
 
-def open_session(info: ConnectionInfo) -> ConnectorSession:
+def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
+    """A session over the driver, or over the Data API when the connection's extra says `data_api`.
+
+    :raises RedshiftUnreachable, ConfigurationError: the connection is not made.
+    """
+    if info.extra.get("data_api"):
+        from dbops.redshift.data_api import DataApiSession
+
+        return DataApiSession(info)
     return ConnectorSession(info)
 
 

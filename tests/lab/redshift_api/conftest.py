@@ -1,0 +1,52 @@
+"""What the tests of Redshift's AWS APIs start with."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dbops.connections import ConnectionInfo
+from dbops.redshift.session import Session, open_session
+from dbops_lab import connections
+from dbops_lab.testing import LabRedshift, LabRedshiftApi
+
+
+@pytest.fixture(scope="session")
+def secret_arn(_redshift_api: LabRedshiftApi) -> str:
+    """A secret with the warehouse's login."""
+    warehouse = _redshift_api.warehouse
+    text = json.dumps({"username": warehouse.user, "password": warehouse.password})
+    made = _redshift_api.client("secretsmanager").create_secret(Name="redshift/dbops", SecretString=text)
+    return str(made["ARN"])
+
+
+@pytest.fixture
+def data_api_info(lab_redshift_api: LabRedshiftApi, secret_arn: str) -> ConnectionInfo:
+    """A connection of type redshift that leads to the Data API."""
+    extra = {
+        "data_api": True,
+        "cluster_identifier": lab_redshift_api.cluster,
+        "secret_arn": secret_arn,
+        "region_name": "eu-west-1",
+        "endpoint_url": lab_redshift_api.s3.endpoint,
+        "aws_access_key_id": connections.ACCESS_KEY,
+        "aws_secret_access_key": connections.SECRET_KEY,
+        "config_kwargs": {"proxies": {}, "retries": {"total_max_attempts": 2}},
+    }
+    return ConnectionInfo("dbops_redshift", "redshift", schema=lab_redshift_api.warehouse.database, extra=extra)
+
+
+@pytest.fixture(params=["driver", "data api"])
+def session(request: pytest.FixtureRequest, lab_redshift: LabRedshift, data_api_info: ConnectionInfo) -> Iterator[Any]:
+    """A session of either kind, in an empty schema: what holds for one holds for the other."""
+    made: Session = open_session(lab_redshift.info() if request.param == "driver" else data_api_info)
+    schema = f"test_{secrets.token_hex(4)}"
+    made.run(f"create schema {schema}")
+    made.run(f"set search_path to {schema}, public")
+    yield made
+    made.close()
+    with open_session(lab_redshift.info()) as other:
+        other.run(f"drop schema {schema} cascade")
