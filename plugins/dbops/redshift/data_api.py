@@ -52,8 +52,8 @@ class DataApiSession:
     "region_name": "eu-west-1"}`, with `workgroup_name` in place of a cluster for Serverless. The database is the
     connection's schema. Without `secret_arn` AWS makes a temporary login: of the connection's login on a cluster, of
     the IAM identity otherwise. `endpoint_url`, `profile_name`, `aws_access_key_id` and the like are as in a connection
-    of type aws. `session_seconds` (900) is how long a session, and an open transaction in it, outlives a pause between two
-    statements.
+    of type aws. `session_seconds` (900) is how long a session, and an open transaction in it, outlives a pause between
+    two statements.
     """
 
     def __init__(self, info: ConnectionInfo) -> None:

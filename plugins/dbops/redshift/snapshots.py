@@ -98,11 +98,14 @@ class Snapshots(Protocol):
         ...
 
 
-def open_snapshots(redshift: Redshift, connection: ConnectionInfo) -> Snapshots:
-    """The snapshots of the platform's warehouse. Connects to nothing yet."""
+def open_snapshots(redshift: Redshift, connection: ConnectionInfo, namespace: str | None = None) -> Snapshots:
+    """The snapshots of the platform's warehouse. Connects to nothing yet.
+
+    :param namespace: of a serverless workgroup that is gone and cannot tell it any more.
+    """
     client = redshift_client(connection, redshift.region, serverless=redshift.serverless)
     if redshift.serverless:
-        return ServerlessSnapshots(client, redshift.name)
+        return ServerlessSnapshots(client, redshift.name, namespace)
     return ClusterSnapshots(client, redshift.name)
 
 
@@ -157,16 +160,21 @@ def _of_cluster(found: Mapping[str, Any]) -> Snapshot:
 class ServerlessSnapshots:
     """Of the namespace of a serverless workgroup."""
 
-    def __init__(self, client: Any, workgroup: str) -> None:
-        self._client, self._workgroup = client, workgroup
+    def __init__(self, client: Any, workgroup: str, namespace: str | None = None) -> None:
+        self._client, self._workgroup, self._namespace = client, workgroup, namespace
         self._source: str | None = None
 
     @property
     def source(self) -> str:
         if self._source is None:
-            with calls(f"describe workgroup {self._workgroup}"):
-                found = self._client.get_workgroup(workgroupName=self._workgroup)["workgroup"]
-            self._source = str(found["namespaceName"])
+            try:
+                with calls(f"describe workgroup {self._workgroup}"):
+                    found = self._client.get_workgroup(workgroupName=self._workgroup)["workgroup"]
+                self._source = str(found["namespaceName"])
+            except NotThere:
+                if self._namespace is None:
+                    raise
+                self._source = self._namespace
         return self._source
 
     def list(self) -> list[Snapshot]:
