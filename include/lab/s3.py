@@ -74,9 +74,13 @@ class Faults:
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         status = order["status"]
-        code = ERRORS.get(status, "InternalError")
-        body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
-        start_response(f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        code, said = ERRORS.get(status, "InternalError"), "the lab was told to fail"
+        body, kind = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>", "application/xml"
+        if environ.get("HTTP_X_AMZ_TARGET"):
+            body, kind = json.dumps({"__type": code, "message": said}), "application/x-amz-json-1.1"
+        elif "#" in target:
+            body = f"<ErrorResponse>{body}</ErrorResponse>"
+        start_response(f"{status} Fault", [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body.encode()]
 
     def _match(self, method: str, target: str) -> dict[str, Any] | None:

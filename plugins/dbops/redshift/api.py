@@ -90,7 +90,7 @@ def calls(what: str) -> Iterator[None]:
             raise TakenName(said) from None
         if code in _MISSING:
             raise NotThere(said) from None
-        if code in _REFUSED:
+        if code in _REFUSED or status in (401, 403):
             raise ApiRefused(f"{said}; compare the rights of the connection with {POLICY}") from None
         if code in _BUSY or status >= 500:
             raise ApiUnreachable(said) from None

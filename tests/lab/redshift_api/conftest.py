@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from dbops.connections import ConnectionInfo
+from dbops.platform import Redshift, load_platform
+from dbops.platform.load import DIRECTORY
 from dbops.redshift.session import Session, open_session
+from dbops.redshift.snapshots import Snapshots, open_snapshots
 from dbops_lab import connections
 from dbops_lab.testing import LabRedshift, LabRedshiftApi
 
@@ -50,3 +54,28 @@ def session(request: pytest.FixtureRequest, lab_redshift: LabRedshift, data_api_
     made.close()
     with open_session(lab_redshift.info()) as other:
         other.run(f"drop schema {schema} cascade")
+
+
+def aws_info(api: LabRedshiftApi) -> ConnectionInfo:
+    """The AWS connection, giving up soon."""
+    extra = {**api.connection.extra, "config_kwargs": {"proxies": {}, "retries": {"total_max_attempts": 2}}}
+    return replace(api.connection, extra=extra)
+
+
+@pytest.fixture(params=["cluster", "serverless"])
+def redshift(request: pytest.FixtureRequest) -> Redshift:
+    """The platform's warehouse, of either kind."""
+    found = load_platform(DIRECTORY / "lab.yaml").redshift
+    assert found is not None
+    return found.model_copy(update={"serverless": request.param == "serverless"})
+
+
+@pytest.fixture
+def snapshots(redshift: Redshift, lab_redshift_api: LabRedshiftApi) -> Iterator[Snapshots]:
+    """Its snapshots; manual ones are gone at the end."""
+    made = open_snapshots(redshift, aws_info(lab_redshift_api))
+    yield made
+    lab_redshift_api.s3.faults()
+    for item in made.list():
+        if item.kind == "manual":
+            made.delete(item.id)
