@@ -7,6 +7,7 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    REDSHIFT = "redshift"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

@@ -260,6 +260,8 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
+    if platform.redshift is not None:
+        used += [platform.redshift.connection, platform.redshift.aws_connection]
     found = []
     for conn_id in dict.fromkeys(used):
         try:

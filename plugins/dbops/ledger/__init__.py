@@ -3,6 +3,7 @@
 from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
 from dbops.ledger.record import (
     failures_of,
+    newest_check,
     record_action,
     record_check,
     record_expired,
@@ -29,6 +30,7 @@ __all__ = [
     "connect",
     "failures_of",
     "migrate",
+    "newest_check",
     "record_action",
     "record_check",
     "record_delivery",

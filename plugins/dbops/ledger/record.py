@@ -118,6 +118,14 @@ def record_check(
         session.execute(statement.on_conflict_do_update(constraint="check_result_once", set_=values))
 
 
+def newest_check(engine: Engine, name: str, target: str) -> tuple[datetime, dict[str, Any]] | None:
+    """When a check last wrote its row, and the row's details; None: it never has."""
+    found = select(CheckResult.at, CheckResult.details).where(CheckResult.name == name, CheckResult.target == target)
+    with transaction(engine) as session:
+        row = session.execute(found.order_by(CheckResult.at.desc(), CheckResult.id.desc()).limit(1)).first()
+        return None if row is None else (row.at, row.details)
+
+
 def record_action(
     engine: Engine,
     *,

@@ -5,23 +5,30 @@ Every function may be repeated: what an earlier try has made is found by its nam
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from dbops.backups.manifest import Document, Utc
 from dbops.connections import ConnectionInfo
-from dbops.errors import ConfigurationError, FinalError
+from dbops.errors import ConfigurationError, DbopsError, FinalError
 from dbops.platform import Redshift, duration_text
-from dbops.redshift.api import ApiRefused, NotThere, TakenName, as_dict, as_list, calls, name_of, tag_value, tags_of
-from dbops.redshift.figures import Comparison, Figures, compare
+from dbops.redshift.api import ApiRefused, NotThere, TakenName, as_dict, as_list, calls, name_of, tags_of
+from dbops.redshift.figures import Comparison, Figures, compare, count_days, read_figures
+from dbops.redshift.session import open_session
 from dbops.redshift.snapshots import CLOCK_SKEW, Snapshot, Snapshots
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
 RESTORE_TAG = "dbops-restore"
+SETTINGS, FIGURES = "redshift_settings", "redshift_figures"
+"""Checks whose rows in the ledger a restore needs when its source is gone."""
 FAILED = frozenset({
     "deleting",
     "final-snapshot",
@@ -115,6 +122,11 @@ class RestorePlan(Document):
     """When somebody asked for it: the time to recovery counts from here."""
     planned_at: Utc
 
+    @property
+    def mark(self) -> str:
+        """What tells this restore's cluster from others of that name: the run and what it restores."""
+        return restore_mark(self.run, self.snapshot)
+
     def describe(self) -> str:
         settings = self.settings.model_dump(exclude={"kind"}, exclude_defaults=True)
         given = ", ".join(f"{name} {value}" for name, value in settings.items())
@@ -140,7 +152,19 @@ class Progress:
     port: int | None = None
 
 
+def restore_mark(run: str, snapshot: str) -> str:
+    return hashlib.sha256(f"{run}\0{snapshot}".encode()).hexdigest()[:20]
+
+
 # --- plan -------------------------------------------------------------------------------------------------
+
+
+def known_settings(ledger: Engine, redshift: Redshift) -> tuple[ClusterSettings | WorkgroupSettings, str] | None:
+    """How the warehouse was set up when it was last looked at, and when that was; None: it never was."""
+    from dbops.ledger import newest_check
+
+    found = newest_check(ledger, SETTINGS, redshift.name)
+    return None if found is None else (StoredSettings.model_validate(found[1]).settings, f"{found[0]:%FT%TZ}")
 
 
 def read_settings(client: Any, redshift: Redshift) -> ClusterSettings | WorkgroupSettings:
@@ -222,12 +246,12 @@ def plan_restore(
     except NotThere as gone:
         if known is None:
             raise RestoreRefused(
-                f"{gone}; and the ledger does not know how it was set up (no row redshift_snapshot_age): restore in "
+                f"{gone}; and the ledger does not know how it was set up (no row redshift_settings): restore in "
                 "the console or with `aws`, where subnet group, security groups and roles can be given"
             ) from None
         settings, settings_of = known[0], f"{redshift.name}, as the ledger knew them {known[1]}"
-    _check_target(client, redshift, settings, target, run)
     chosen = _choose(snapshots.list(), snapshot, snapshots.source)
+    _check_target(client, redshift, settings, target, restore_mark(run, chosen.id))
     if isinstance(settings, ClusterSettings) and redshift.snapshots.restore_node_type:
         settings = settings.model_copy(update={"node_type": redshift.snapshots.restore_node_type})
     return RestorePlan(
@@ -248,7 +272,7 @@ def plan_restore(
     )
 
 
-def _check_target(client: Any, redshift: Redshift, settings: Settings, target: str, run: str) -> None:
+def _check_target(client: Any, redshift: Redshift, settings: Settings, target: str, mark: str) -> None:
     longest = 63 if isinstance(settings, ClusterSettings) else 64
     if not re.fullmatch(r"[a-z](-?[a-z0-9])*", target) or len(target) > longest:
         raise RestoreRefused(
@@ -262,7 +286,7 @@ def _check_target(client: Any, redshift: Redshift, settings: Settings, target: s
             "one by hand when it was checked (include/runbooks/redshift_restore.md)"
         )
     found = _find(client, settings, target)
-    if found is not None and found.tags.get(RESTORE_TAG) != tag_value(run):
+    if found is not None and found.tags.get(RESTORE_TAG) != mark:
         raise RestoreRefused(f"{target} exists already ({found.status}); choose another name, nothing is overwritten")
 
 
@@ -350,7 +374,7 @@ def left_behind(client: Any, plan: RestorePlan) -> str:
 
 
 def _our_tags(plan: RestorePlan) -> dict[str, str]:
-    return tags_of(plan.platform, plan.run, plan.reason) | {RESTORE_TAG: tag_value(plan.run)}
+    return tags_of(plan.platform, plan.run, plan.reason) | {RESTORE_TAG: plan.mark}
 
 
 def _find(client: Any, settings: Settings, target: str) -> _Found | None:
@@ -378,8 +402,7 @@ def _advance_cluster(client: Any, plan: RestorePlan, settings: ClusterSettings) 
             client.restore_from_cluster_snapshot(**_cluster_request(plan, settings))
         _tag_cluster(client, plan)
         return Progress(False, "creating")
-    mine = _our_tags(plan)
-    if found.tags.get(RESTORE_TAG) != mine[RESTORE_TAG]:
+    if found.tags.get(RESTORE_TAG) != plan.mark:
         # A restore takes no tags, so a try that was killed right after it has left none. The name was free when the
         # plan was made: what came since is what this run asked for.
         if RESTORE_TAG in found.tags or found.created_at < plan.planned_at - CLOCK_SKEW:
@@ -446,7 +469,7 @@ def _find_workgroup(client: Any, name: str) -> _Found | None:
 
 def _advance_workgroup(client: Any, plan: RestorePlan, settings: WorkgroupSettings) -> Progress:
     """Namespace, workgroup, then the data into them: a step a call, each once."""
-    mine, tags = _our_tags(plan), as_list(_our_tags(plan), lower=True)
+    tags = as_list(_our_tags(plan), lower=True)
     namespace = _find_namespace(client, plan.target)
     if namespace is None:
         words = {
@@ -461,7 +484,7 @@ def _advance_workgroup(client: Any, plan: RestorePlan, settings: WorkgroupSettin
         with calls(f"create namespace {plan.target}"):
             client.create_namespace(**{name: value for name, value in words.items() if value not in (None, [])})
         return Progress(False, "creating")
-    if namespace["tags"].get(RESTORE_TAG) != mine[RESTORE_TAG]:
+    if namespace["tags"].get(RESTORE_TAG) != plan.mark:
         raise TakenName(f"restore to namespace {plan.target}: it is not what this run has made, so it is left alone")
     workgroup = _find_workgroup(client, plan.target)
     if workgroup is None:
@@ -517,6 +540,40 @@ def connection_to(info: ConnectionInfo, plan: RestorePlan, progress: Progress) -
         if extra.get(name):
             extra[name] = plan.target
     return replace(info, host=progress.host, port=progress.port, extra=extra)
+
+
+def count_restored(info: ConnectionInfo, redshift: Redshift, plan: RestorePlan, progress: Progress) -> Figures:
+    """Count in the new cluster the days before the snapshot.
+
+    :param info: the connection of the source.
+    """
+    return _count(connection_to(info, plan, progress), redshift, plan)
+
+
+def count_reference(
+    ledger: Engine | None, info: ConnectionInfo, redshift: Redshift, plan: RestorePlan
+) -> tuple[Figures, str] | None:
+    """The same of the source, and where it is from: counted there now, else as the ledger has it; None: nowhere."""
+    from dbops.ledger import newest_check
+
+    try:
+        return _count(info, redshift, plan), f"{redshift.name}, counted now"
+    except DbopsError:
+        found = newest_check(ledger, FIGURES, redshift.name) if ledger is not None else None
+    if found is None:
+        return None
+    return read_figures(found[1]), f"{redshift.name}, as the ledger had it {found[0]:%FT%TZ}"
+
+
+def _count(info: ConnectionInfo, redshift: Redshift, plan: RestorePlan) -> Figures:
+    until = plan.snapshot_at.date()
+    session = open_session(info)
+    try:
+        return count_days(
+            session, redshift.archive.tables, until - timedelta(days=redshift.snapshots.check_days), until
+        )
+    finally:
+        session.close()
 
 
 class Step(Document):
