@@ -478,7 +478,6 @@ def _advance_workgroup(client: Any, plan: RestorePlan, settings: WorkgroupSettin
             "iamRoles": list(settings.iam_roles),
             "defaultIamRoleArn": settings.default_iam_role,
             "kmsKeyId": settings.kms_key,
-            "manageAdminPassword": True,
             "tags": tags,
         }
         with calls(f"create namespace {plan.target}"):
