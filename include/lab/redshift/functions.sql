@@ -15,6 +15,9 @@ DECLARE
     known rs.table_note;
     before record;
 BEGIN
+    IF (SELECT relkind FROM pg_class WHERE oid = target) = 'v' THEN  -- PostgreSQL would write through it
+        RAISE EXCEPTION USING ERRCODE = '0A000', MESSAGE = 'cannot change a view';
+    END IF;
     IF target IS NULL OR (rows = 0 AND how <> 'truncate') THEN
         RETURN;
     END IF;

@@ -429,6 +429,18 @@ class _Walk:
         self._out.append(code(f"percentile_cont(0.5) WITHIN GROUP (ORDER BY {value})"))
         return True
 
+    def _avg(self, token: Token) -> bool:
+        """The average of integers is an integer: a function of two arguments tells by the second what it was of."""
+        behind = self._next()
+        if not isinstance(behind, Group) or word(self._next(1)) == "over":
+            return False
+        self._take()
+        inner = trimmed(behind.nodes)
+        value = trimmed(inner[1:]) if inner and word(inner[0]) in ("distinct", "all") else inner
+        whole = self._rewriter.part(inner)
+        self._out.append(code(f"pg_catalog.avg(avg({whole}), min({self._rewriter.part(value)}))"))
+        return True
+
     def _version(self, token: Token) -> bool:
         if not self._is_called():
             return False
@@ -535,6 +547,7 @@ _SPECIAL: dict[str, _Special] = {
     "decode": _Walk._decode,
     "convert": _Walk._convert,
     "listagg": _Walk._listagg,
+    "avg": _Walk._avg,
     "median": _Walk._median,
     "version": _Walk._version,
     "distinct": _Walk._distinct,

@@ -121,11 +121,15 @@ BEGIN
     END IF;
     RETURN sign * total;
 END $$;
+-- The common case, a part of a hash, without a loop; PL/pgSQL, since its parameter is worked out once.
 CREATE FUNCTION pg_catalog.strtol(a text, base int) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT CASE WHEN base = 16 AND a ~ '^[0-9a-fA-F]{1,15}$' THEN ('x' || lpad(a, 16, '0'))::bit(64)::bigint
-                ELSE rs.strtol_any(a, base) END
-$$;
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    IF base = 16 AND length(a) < 16 AND left(a, 1) > '/' AND substr(a, 2, 1) <> 'x' THEN
+        RETURN ('x' || lpad(a, 16, '0'))::bit(64)::bigint;
+    END IF;
+    RETURN rs.strtol_any(a, base);
+END $$;
 CREATE FUNCTION pg_catalog.sha2(a text, bits int) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT encode(CASE bits WHEN 224 THEN sha224(convert_to(a, 'UTF8')) WHEN 384 THEN sha384(convert_to(a, 'UTF8'))
@@ -162,3 +166,17 @@ CREATE FUNCTION pg_catalog.fnv_hash(a int, seed bigint DEFAULT -3750763034362895
 LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
 CREATE FUNCTION pg_catalog.fnv_hash(a bigint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
 LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;
+
+-- AVG: what PostgreSQL found, and a value of what it was of.
+CREATE FUNCTION pg_catalog.avg(found numeric, sample bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample int) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample smallint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found float8, sample float8) RETURNS float8
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found interval, sample interval) RETURNS interval
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
