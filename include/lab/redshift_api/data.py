@@ -143,8 +143,10 @@ class Warehouses:
         """A deleted cluster's data is gone; that of the lab's own warehouse stays."""
         with self._lock:
             place, standin = self.places.pop(target, None), self._standins.pop(target, None)
-        if place is None or standin is None:
-            return
+        if place is not None and standin is not None:
+            threading.Thread(target=self._drop, args=(place, standin), daemon=True).start()
+
+    def _drop(self, place: Place, standin: StandIn) -> None:
         standin.close()
         connection = place.connect("postgres")
         connection.autocommit = True
