@@ -222,7 +222,6 @@ class LabRedshiftApi:
             admin=(ADMIN, postgres.server.passwords[ADMIN]),
             owner=warehouse.user,
             s3_endpoint=s3.endpoint,
-            s3_keys=(connections.ACCESS_KEY, connections.SECRET_KEY),
         )
         redshift_api.register(self._port, self.cluster, self.place)
         redshift_api.register(self._port, self.namespace, self.place, workgroup=self.workgroup)

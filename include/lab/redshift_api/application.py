@@ -45,7 +45,7 @@ class RedshiftApi:
         from dbops_lab.redshift_api.data import Place
 
         name, workgroup = asked["name"], asked.get("workgroup")
-        words = asked["place"] | {key: tuple(asked["place"][key]) for key in ("admin", "s3_keys")}
+        words = asked["place"] | {"admin": tuple(asked["place"]["admin"])}
         with self._lock:
             if not self._services:
                 self._start()

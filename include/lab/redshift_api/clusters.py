@@ -121,8 +121,9 @@ class LabBackend(RedshiftBackend):
         made.status = "creating"
 
         def copy() -> None:
-            warehouses.restore(dump, made.cluster_identifier)
-            made.status = "available"
+            if made.cluster_identifier in self.clusters:
+                warehouses.restore(dump, made.cluster_identifier)
+                made.status = "available"
 
         in_background(copy, "restore", lambda: setattr(made, "status", "incompatible-restore"))
         return made

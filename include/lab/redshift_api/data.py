@@ -9,14 +9,14 @@ import secrets
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 from dbops_lab.postgres import find_binaries
 from dbops_lab.redshift import catalog
-from dbops_lab.redshift.process import StandIn
+from dbops_lab.redshift.proxy import Proxy
 from psycopg2 import sql
 from psycopg2.extras import Json
 
@@ -41,7 +41,6 @@ class Place:
     admin: tuple[str, str] = field(repr=False)
     owner: str = ""
     s3_endpoint: str = ""
-    s3_keys: tuple[str, str] = field(default=("lab", "lab"), repr=False)
     is_serverless: bool = False
 
     def connect(self, database: str | None = None) -> psycopg2.extensions.connection:
@@ -71,7 +70,7 @@ class Warehouses:
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
         self.dumps: dict[str, Dump] = {}
-        self._standins: dict[str, StandIn] = {}
+        self._proxies: dict[str, Proxy] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="redshift-snapshots-")
         self._numbers = itertools.count()
         self._lock = threading.Lock()
@@ -126,28 +125,24 @@ class Warehouses:
                     _take_notes(cursor, name, rows)
         finally:
             connection.close()
-        standin = StandIn(
+        proxy = Proxy(
             postgres_port=source.postgres_port, database=source.database, postgres_database=database,
-            admin=source.admin, s3_endpoint=source.s3_endpoint, s3_keys=source.s3_keys,
-            is_serverless=source.is_serverless,
+            admin=source.admin, s3_endpoint=source.s3_endpoint, is_serverless=source.is_serverless,
         )  # fmt: skip
-        place = Place(
-            standin.port, source.database, source.postgres_port, database, source.admin, source.owner,
-            source.s3_endpoint, source.s3_keys, source.is_serverless,
-        )  # fmt: skip
+        place = replace(source, port=proxy.listen(0), postgres_database=database)
         with self._lock:
-            self.places[target], self._standins[target] = place, standin
+            self.places[target], self._proxies[target] = place, proxy
         return place
 
     def drop(self, target: str) -> None:
         """A deleted cluster's data is gone; that of the lab's own warehouse stays."""
         with self._lock:
-            place, standin = self.places.pop(target, None), self._standins.pop(target, None)
-        if place is not None and standin is not None:
-            threading.Thread(target=self._drop, args=(place, standin), daemon=True).start()
+            place, proxy = self.places.pop(target, None), self._proxies.pop(target, None)
+        if place is not None and proxy is not None:
+            threading.Thread(target=self._drop, args=(place, proxy), daemon=True).start()
 
-    def _drop(self, place: Place, standin: StandIn) -> None:
-        standin.close()
+    def _drop(self, place: Place, proxy: Proxy) -> None:
+        proxy.close()
         connection = place.connect("postgres")
         connection.autocommit = True
         with contextlib.closing(connection), connection.cursor() as cursor:
@@ -155,8 +150,8 @@ class Warehouses:
             cursor.execute(gone.format(sql.Identifier(place.postgres_database)))
 
     def close(self) -> None:
-        for standin in self._standins.values():
-            standin.close()
+        for proxy in self._proxies.values():
+            proxy.close()
         self._folder.cleanup()
 
 

@@ -181,9 +181,10 @@ class Serverless:
         namespace["status"] = "MODIFYING"
 
         def copy() -> None:
-            warehouses.drop(name)
-            warehouses.restore(data, name)
-            namespace["status"] = "AVAILABLE"
+            if name in self.namespaces:
+                warehouses.drop(name)
+                warehouses.restore(data, name)
+                namespace["status"] = "AVAILABLE"
 
         in_background(copy, "restore", lambda: None)
         return dict(namespace)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from dbops.connections import ConnectionInfo
-from dbops.platform import Redshift, load_platform
-from dbops.platform.load import DIRECTORY
+from dbops.platform import Redshift
 from dbops.redshift.session import Session, open_session
 from dbops.redshift.snapshots import Snapshots, open_snapshots
 from dbops_lab import connections
 from dbops_lab.testing import LabRedshift, LabRedshiftApi
+from warehouse_world import Warehouse, aws_info, lab_warehouse
 
 
 @pytest.fixture(scope="session")
@@ -56,18 +55,10 @@ def session(request: pytest.FixtureRequest, lab_redshift: LabRedshift, data_api_
         other.run(f"drop schema {schema} cascade")
 
 
-def aws_info(api: LabRedshiftApi) -> ConnectionInfo:
-    """The AWS connection, giving up soon."""
-    extra = {**api.connection.extra, "config_kwargs": {"proxies": {}, "retries": {"total_max_attempts": 2}}}
-    return replace(api.connection, extra=extra)
-
-
 @pytest.fixture(params=["cluster", "serverless"])
 def redshift(request: pytest.FixtureRequest) -> Redshift:
     """The platform's warehouse, of either kind."""
-    found = load_platform(DIRECTORY / "lab.yaml").redshift
-    assert found is not None
-    return found.model_copy(update={"serverless": request.param == "serverless"})
+    return lab_warehouse(serverless=request.param == "serverless")
 
 
 @pytest.fixture
@@ -79,3 +70,11 @@ def snapshots(redshift: Redshift, lab_redshift_api: LabRedshiftApi) -> Iterator[
     for item in made.list():
         if item.kind == "manual":
             made.delete(item.id)
+
+
+@pytest.fixture
+def warehouse(redshift: Redshift, lab_redshift: LabRedshift, lab_redshift_api: LabRedshiftApi) -> Iterator[Warehouse]:
+    """A warehouse with days of rows, of either kind; what is restored from it is gone at the end."""
+    made = Warehouse(lab_redshift, lab_redshift_api, redshift.serverless)
+    yield made
+    made.close()
