@@ -81,7 +81,10 @@ class RedshiftApi:
         return {}
 
     def _plant(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """A snapshot as if it had been taken long ago; it holds what the warehouse holds now."""
+        """A snapshot as if it had been taken long ago; it holds what the warehouse holds now.
+
+        With `again`, one that is there becomes as old.
+        """
         from dbops_lab.redshift_api import clusters
 
         source, id = asked["source"], asked["id"]
@@ -103,6 +106,9 @@ class RedshiftApi:
             serverless.snapshots[id] |= {"snapshotCreateTime": f"{at:%Y-%m-%dT%H:%M:%S}Z", "status": status.upper()}
             return {}
         backend = self._backend()
+        if asked.get("again"):
+            backend.snapshots[id].create_time = at.replace(tzinfo=None)
+            return {}
         pairs = [{"Key": key, "Value": value} for key, value in tags.items()]
         snapshot = backend.create_cluster_snapshot(source, id, REGION, pairs, kind)
         _until(lambda: snapshot.status == "available")
