@@ -135,9 +135,9 @@ def test_snapshots_and_restores_of_a_cluster_work_under_the_policy(enforcing: st
         ClusterIdentifier="bedrock", NodeType="ra3.large", NumberOfNodes=2, MasterUsername="awsuser",
         MasterUserPassword="Secret123",
     )  # fmt: skip
-    iam.create_user(UserName="dbops")
-    iam.put_user_policy(UserName="dbops", PolicyName="redshift", PolicyDocument=json.dumps(policy))
-    key = iam.create_access_key(UserName="dbops")["AccessKey"]
+    iam.create_user(UserName="dbops-warehouse")
+    iam.put_user_policy(UserName="dbops-warehouse", PolicyName="redshift", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="dbops-warehouse")["AccessKey"]
     extra = {"endpoint_url": enforcing, "config_kwargs": {"proxies": {}}}
     info = ConnectionInfo("aws", "aws", login=key["AccessKeyId"], password=key["SecretAccessKey"], extra=extra)
     redshift = Redshift(name="bedrock", region="eu-west-1")
