@@ -64,6 +64,7 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "aerospike_restore_drill",
         "backup_retention_apac",
         "backup_retention_eu",
+        "backup_rpo",
         "redshift_restore",
         "redshift_snapshots",
     ]

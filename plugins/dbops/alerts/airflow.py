@@ -7,8 +7,9 @@ import, since DAG files do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,23 @@ def approval_over(context: Context) -> None:
     with _unharmed("the end of the alert of an approval"):
         dag_id, run_id = _run(context)
         resolve(_approval(dag_id), _run_url(dag_id, run_id))
+
+
+def report(context: Context, problems: Iterable[Alert], well: Iterable[str]) -> None:
+    """Of a check of many things, raise the alert of each that is not as it should be, and end incidents.
+
+    :param well: keys of the incidents that end.
+    """
+    with _unharmed("what a check has found"):
+        from dbops.alerts.deliver import raise_alert, resolve_alert
+
+        run_url = _run_url(*_run(context))
+        platform = load_platform()
+        ledger, told, hidden = _ledger(platform), channels(platform), secrets(platform)
+        for alert in problems:
+            raise_alert(platform, ledger, replace(alert, run_url=run_url), told, secrets=hidden)
+        for key in well:
+            resolve_alert(platform, ledger, key, told, run_url=run_url, secrets=hidden)
 
 
 def notify(alert: Alert) -> None:

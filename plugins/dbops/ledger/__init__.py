@@ -1,8 +1,17 @@
 """What was done, seen and broken, in a PostgreSQL database of its own."""
 
-from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
+from dbops.ledger.incidents import (
+    Resolution,
+    Sighting,
+    open_incidents,
+    record_delivery,
+    resolve_incident,
+    see_incident,
+)
 from dbops.ledger.record import (
     failures_of,
+    known_since,
+    never_drilled,
     newest_check,
     record_action,
     record_check,
@@ -29,8 +38,11 @@ __all__ = [
     "Sighting",
     "connect",
     "failures_of",
+    "known_since",
     "migrate",
+    "never_drilled",
     "newest_check",
+    "open_incidents",
     "record_action",
     "record_check",
     "record_delivery",

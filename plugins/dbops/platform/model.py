@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -262,6 +263,13 @@ class AerospikeCluster(Model):
         if self.pool is None:
             object.__setattr__(self, "pool", f"aerospike_{self.name}")
         return self
+
+    @property
+    def asrestore_path(self) -> str | None:
+        """Where the workers have `asrestore`: beside `asbackup`; None: on their PATH."""
+        if self.engine != "asbackup" or self.engine_path is None:
+            return None
+        return str(PurePosixPath(self.engine_path).with_name("asrestore"))
 
     @property
     def backup_kinds(self) -> tuple[BackupKind, ...]:
