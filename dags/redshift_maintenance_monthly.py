@@ -1,9 +1,9 @@
-"""Monthly review of the Redshift warehouse: distribution and sort keys, unused tables, cold data.
+"""Monthly review of the Redshift warehouse: tables, their use, cold data, and who may what.
 
 **What happens**: `tables` compares how tables are made with how they are used, and gives advice with the exact ALTER
 TABLE statement; Redshift's own Advisor is asked too. A table is called unused when the daily checks saw nobody read
-it for `review.unused_after`. `cold_data` finds old rows that the archive does not cover. `report` mails all of it.
-Nothing is changed: an ALTER of a large table takes long and needs space, so a person decides.
+it for `review.unused_after`. `cold_data` finds old rows that the archive does not cover. `access` compares users and grants
+with the platform file; what goes beyond it raises a warning. `report` mails all of it. Nothing is changed: an ALTER of a large table takes long and needs space, so a person decides.
 
 **When it fails**: a part could not look; the others are in the report. Clear the failed task and `report`.
 `include/runbooks/redshift_review.md` says what to do with the advice, and goes through the causes.
@@ -17,6 +17,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.platform import Severity, load_platform
+from dbops.redshift.access_operators import ReviewAccess
 from dbops.redshift.maintenance_operators import FindColdData, ReportReview, ReviewTables
 from dbops.tags import Tag
 
@@ -35,7 +36,7 @@ if redshift is not None:
         on_failure_callback=alert_on_failure(Severity.WARNING, "redshift_review"),
         on_success_callback=resolve_on_success,
     ):
-        reviews = [ReviewTables(task_id="tables"), FindColdData(task_id="cold_data")]
+        reviews = [ReviewTables(task_id="tables"), FindColdData(task_id="cold_data"), ReviewAccess(task_id="access")]
         report = ReportReview(
             task_id="report",
             trigger_rule=TriggerRule.ALL_DONE,
@@ -43,6 +44,7 @@ if redshift is not None:
                 "redshift_table_advice": "Distribution, sort keys, statistics",
                 "redshift_unused_tables": "Unused tables",
                 "redshift_cold_data": "Cold data",
+                "redshift_access": "Users, roles and grants",
             },
         )
         reviews >> report

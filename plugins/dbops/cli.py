@@ -26,10 +26,7 @@ OWN = {
     "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
-    "redshift": (
-        "dbops.redshift.maintenance_cli:app",
-        "Plan and run maintenance of the warehouse, look at its health.",
-    ),
+    "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "ledger": ("dbops.ledger.cli:app", "The record of what was done: migrate it, rebuild it."),
 }
 

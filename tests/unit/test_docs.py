@@ -151,7 +151,8 @@ def told_commands() -> set[tuple[str, ...]]:
 def words_of(text: str) -> tuple[str, ...]:
     words = takewhile(lambda word: word not in {">", "&&", "|", ";"}, shlex.split(text)[1:])
     plain = tuple(word for word in words if not word.startswith("-") and word != "...")
-    return plain[:2]  # group and command; what follows is the command's own
+    nested = plain[:2] in {("redshift", "restore"), ("redshift", "snapshots")}  # groups in a group
+    return plain[: 3 if nested else 2]  # group and command; what follows is the command's own
 
 
 def test_commands_exist() -> None:

@@ -158,6 +158,14 @@ def never_drilled(engine: Engine, drill: str) -> list[tuple[str, str]]:
         )
 
 
+def newest_check(engine: Engine, name: str, target: str) -> tuple[datetime, dict[str, Any]] | None:
+    """When a check last wrote its row, and the row's details; None: it never has."""
+    found = select(CheckResult.at, CheckResult.details).where(CheckResult.name == name, CheckResult.target == target)
+    with transaction(engine) as session:
+        row = session.execute(found.order_by(CheckResult.at.desc(), CheckResult.id.desc()).limit(1)).first()
+        return None if row is None else (row.at, row.details)
+
+
 def record_action(
     engine: Engine,
     *,

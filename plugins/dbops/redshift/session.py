@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError, FinalError, RetryableError
+
+if TYPE_CHECKING:
+    from dbops.redshift.data_api import DataApiSession
 
 Row = Sequence[Any]
 
@@ -141,7 +144,15 @@ class ConnectorSession:
             cursor.close()
 
 
-def open_session(info: ConnectionInfo) -> ConnectorSession:
+def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
+    """A session over the driver, or over the Data API when the connection's extra says `data_api`.
+
+    :raises RedshiftUnreachable, ConfigurationError: the connection is not made.
+    """
+    if info.extra.get("data_api"):
+        from dbops.redshift.data_api import DataApiSession
+
+        return DataApiSession(info)
     return ConnectorSession(info)
 
 
