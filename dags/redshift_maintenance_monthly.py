@@ -2,8 +2,9 @@
 
 **What happens**: `tables` compares how tables are made with how they are used, and gives advice with the exact ALTER
 TABLE statement; Redshift's own Advisor is asked too. A table is called unused when the daily checks saw nobody read
-it for `review.unused_after`. `cold_data` finds old rows that the archive does not cover. `access` compares users and grants
-with the platform file; what goes beyond it raises a warning. `report` mails all of it. Nothing is changed: an ALTER of a large table takes long and needs space, so a person decides.
+it for `review.unused_after`. `cold_data` finds old rows that the archive does not cover. `access` compares users and
+grants with the platform file; what goes beyond it raises a warning. `report` mails all of it. Nothing is changed: an
+ALTER of a large table takes long and needs space, so a person decides.
 
 **When it fails**: a part could not look; the others are in the report. Clear the failed task and `report`.
 `include/runbooks/redshift_review.md` says what to do with the advice, and goes through the causes.
