@@ -53,6 +53,7 @@ class Place:
     def close(self) -> None:
         self.session.close()
         self.etl.close()
+        self.admin.run(f"revoke select on svv_table_info from {self.dbops}")
         self.admin.run(f"drop schema {self.schema} cascade")
         for name in (self.dbops, self.owner):
             self.admin.run(f"drop user {name}")
@@ -118,7 +119,6 @@ def test_tables_that_come_later_are_covered(place: Place) -> None:
         "truncate {schema}.wins",
         "create user another password 'Secret12345'",
         "create schema another",
-        "grant select on {schema}.wins to public",
         "alter table {schema}.wins add column x int",
         "drop schema {schema} cascade",
     ],
@@ -127,6 +127,12 @@ def test_nothing_beyond_is_allowed(place: Place, beyond: str) -> None:
     with pytest.raises(StatementRefused) as refused:
         place.session.run(beyond.format(schema=place.schema))
     assert refused.value.code == "42501"
+
+
+def test_it_cannot_pass_its_rights_on(place: Place) -> None:
+    place.session.run(f"grant select on {place.schema}.wins to public")  # a warning, as in PostgreSQL
+    query = "select count(*) from svv_relation_privileges where namespace_name = %s and identity_type = 'public'"
+    assert list(place.admin.rows(query, place.schema)[0]) == [0]
 
 
 def test_every_statement_says_its_source_rights_and_where_it_works() -> None:
