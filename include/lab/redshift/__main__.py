@@ -12,7 +12,6 @@ import psycopg2
 from dbops_lab.redshift.control import Control
 from dbops_lab.redshift.process import ADMIN_VARIABLE
 from dbops_lab.redshift.proxy import Proxy
-from dbops_lab.s3 import REGION
 
 
 def _arguments() -> argparse.Namespace:
@@ -39,17 +38,11 @@ def main() -> None:
     parent, stopped = os.getppid(), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda found, frame: stopped.set())
-    s3 = None
-    if arguments.s3_endpoint:
-        import boto3
-        from botocore.config import Config
-
-        s3 = boto3.client("s3", endpoint_url=arguments.s3_endpoint, region_name=REGION, config=Config(proxies={}))
     proxy = Proxy(
         postgres_port=arguments.postgres_port,
         database=arguments.database,
         admin=(arguments.admin, os.environ[ADMIN_VARIABLE]),
-        s3=s3,
+        s3_endpoint=arguments.s3_endpoint,
         is_serverless=arguments.serverless,
     )
     port = proxy.listen(arguments.port)

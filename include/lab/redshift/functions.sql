@@ -110,10 +110,17 @@ END $$;
 CREATE FUNCTION rs.megabytes(relid oid) RETURNS bigint
 LANGUAGE sql STABLE AS $$ SELECT ceil(pg_table_size($1) / 1048576.0)::bigint $$;
 
+-- Whether a role of the current user has a system privilege.
+CREATE FUNCTION rs.has_system(wanted text) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM rs.system_privileges s WHERE s.privilege = wanted AND pg_has_role(s.grantee, 'MEMBER'))
+$$;
+
 -- What VACUUM and ANALYZE look at.
 CREATE VIEW rs.maintained AS
     SELECT c.oid AS relid, n.nspname, c.relname,
            pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') AS is_own,
+           rs.has_system('VACUUM') AS may_vacuum, rs.has_system('ANALYZE') AS may_analyze,
            t.sortstyle, coalesce(cardinality(t.sortkeys), 0), t.diststyle,
            f.physical, f.deleted, f.unsorted, f.modified, f.analyzed, rs.megabytes(c.oid)
     FROM pg_class c
@@ -192,4 +199,71 @@ CREATE FUNCTION rs.sort_benefit(relid oid, unsorted bigint, physical bigint) RET
 LANGUAGE sql STABLE SECURITY DEFINER AS $$
     SELECT 100.0 * unsorted / greatest(physical, 1)
            * coalesce((SELECT avg(is_range::int) FROM rs.j_scan s WHERE s.table_id = relid::bigint), 1)
+$$;
+
+-- Which of Redshift's kinds a role of PostgreSQL is here.
+CREATE FUNCTION rs.note_principal(name text, kind text) RETURNS void
+LANGUAGE sql SECURITY DEFINER AS $$
+    INSERT INTO rs.principal SELECT oid, kind FROM pg_roles WHERE rolname = name
+$$;
+
+-- A privilege on a table that PostgreSQL does not know; `schema.*` means all tables there, a null grantee PUBLIC.
+CREATE FUNCTION rs.note_privilege(target text, grantee text, privilege text, is_given boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    who oid := coalesce(grantee::regrole::oid, 0);
+    found record;
+BEGIN
+    FOR found IN
+        SELECT c.oid, c.relowner, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind = 'r' AND CASE WHEN right(target, 2) = '.*' THEN quote_ident(n.nspname) = left(target, -2)
+                                       ELSE c.oid = target::regclass END
+    LOOP
+        IF NOT pg_has_role(session_user, found.relowner, 'USAGE') THEN
+            RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('permission denied for relation %s', found.relname);
+        END IF;
+        DELETE FROM rs.privilege p WHERE p.relid = found.oid AND p.grantee = who AND p.privilege = note_privilege.privilege;
+        IF is_given THEN
+            INSERT INTO rs.privilege VALUES (found.oid, who, note_privilege.privilege);
+        END IF;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION rs.note_system(grantee text, privilege text, is_given boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied to grant system privileges';
+    END IF;
+    DELETE FROM rs.system_privilege s WHERE s.grantee = note_system.grantee::regrole AND s.privilege = note_system.privilege;
+    IF is_given THEN
+        INSERT INTO rs.system_privilege VALUES (note_system.grantee::regrole, note_system.privilege);
+    END IF;
+END $$;
+
+-- The owner may, and who was granted DROP.
+CREATE FUNCTION rs.drop_table(name text, is_optional boolean, is_cascaded boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    target oid := to_regclass(name);
+    found record;
+BEGIN
+    IF target IS NULL AND is_optional THEN
+        RETURN;
+    END IF;
+    SELECT relowner, relkind, relname INTO found FROM pg_class WHERE oid = target;
+    IF target IS NULL OR found.relkind <> 'r' THEN
+        RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = format('Table "%s" does not exist', replace(name, '"', ''));
+    END IF;
+    IF NOT (pg_has_role(session_user, found.relowner, 'USAGE') OR EXISTS (
+        SELECT FROM rs.privilege p WHERE p.relid = target AND p.privilege = 'DROP'
+        AND (p.grantee = 0 OR pg_has_role(session_user, p.grantee, 'MEMBER')))) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of relation %s', found.relname);
+    END IF;
+    EXECUTE format('DROP TABLE %s %s', target::regclass, CASE WHEN is_cascaded THEN 'CASCADE' END);
+END $$;
+
+CREATE FUNCTION rs.isolation() RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE current_setting('transaction_isolation') WHEN 'serializable' THEN 'Serializable' ELSE 'Snapshot Isolation' END
 $$;

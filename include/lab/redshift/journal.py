@@ -28,8 +28,8 @@ class Journal:
     """Records by kind; each has a number that only grows (`seq`)."""
 
     def __init__(self, connect: Connect) -> None:
+        self._connect = connect
         self._connection = connect()
-        self._connection.autocommit = True
         self._lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._waiting: list[tuple[str, dict[str, Any]]] = []
@@ -71,20 +71,33 @@ class Journal:
             with self._lock:
                 waiting, self._waiting = self._waiting, []
                 seq = self.seq
-            if waiting:
+            try:
                 self._write(waiting)
+            except (psycopg2.OperationalError, psycopg2.InterfaceError):  # PostgreSQL was started anew
+                with self._lock:
+                    self._waiting = waiting + self._waiting
+                self._connection.close()
+                self._connection = self._connect()
+                raise
             self.flushed = seq
 
     def _write(self, waiting: list[tuple[str, dict[str, Any]]]) -> None:
+        if not waiting:
+            return
         by_kind: dict[str, list[dict[str, Any]]] = {}
         for kind, record in waiting:
             by_kind.setdefault(kind, []).append(record)
         with self._connection.cursor() as cursor:
             cursor.execute("BEGIN")
             for kind, records in by_kind.items():
-                table = sql.Identifier("rs", f"j_{kind}")
-                statement = "INSERT INTO {0} SELECT * FROM json_populate_recordset(null::{0}, %s)"
-                cursor.execute(sql.SQL(statement).format(table), [json.dumps(records, default=str)])
+                planted = [record for record in records if "candidates" not in record]
+                named = [record for record in records if "candidates" in record]
+                if named:
+                    cursor.execute("SELECT rs.write_scans(%s)", [json.dumps(named, default=str)])
+                if planted:
+                    statement = "INSERT INTO {0} SELECT * FROM json_populate_recordset(null::{0}, %s)"
+                    table = sql.Identifier("rs", f"j_{kind}")
+                    cursor.execute(sql.SQL(statement).format(table), [json.dumps(planted, default=str)])
             cursor.execute("COMMIT")
 
     def tail(self, after: int) -> dict[str, list[dict[str, Any]]]:
@@ -96,7 +109,3 @@ class Journal:
                     break
                 found.setdefault(kind, []).insert(0, record)
             return found
-
-    def close(self) -> None:
-        self.flush()
-        self._connection.close()

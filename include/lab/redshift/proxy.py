@@ -6,14 +6,17 @@ import contextlib
 import socket
 import struct
 import threading
+from functools import cached_property
 from typing import Any
 
 import psycopg2
 from dbops_lab.redshift import catalog
 from dbops_lab.redshift.faults import Faults
+from dbops_lab.redshift.handshake import greet
 from dbops_lab.redshift.journal import Journal
 from dbops_lab.redshift.session import Session
-from dbops_lab.redshift.wire import CANCEL, Wire
+from dbops_lab.redshift.wire import CANCEL, Disconnected, Wire
+from dbops_lab.s3 import REGION
 from psycopg2 import sql
 
 LOOPBACK = "127.0.0.1"
@@ -27,16 +30,22 @@ class Proxy:
     """One Redshift database in front of one of PostgreSQL.
 
     :param admin: role and password of PostgreSQL's administrator, for what the clients' roles may not.
-    :param s3: makes a boto3 client; None = COPY and UNLOAD are refused.
+    :param s3_endpoint: empty = COPY and UNLOAD are refused.
     """
 
     def __init__(
-        self, *, postgres_port: int, database: str, admin: tuple[str, str], s3: Any = None, is_serverless: bool = False
+        self,
+        *,
+        postgres_port: int,
+        database: str,
+        admin: tuple[str, str],
+        s3_endpoint: str = "",
+        is_serverless: bool = False,
     ) -> None:
         self.database = database
         self.is_serverless = is_serverless
         self.faults = Faults()
-        self.s3 = s3
+        self._s3_endpoint = s3_endpoint
         self._postgres_port = postgres_port
         self._admin = admin
         self._sessions: dict[tuple[int, bytes], Session] = {}
@@ -46,6 +55,16 @@ class Proxy:
         self.journal = Journal(self.connect_admin)
         self._listener: socket.socket | None = None
         self._is_closed = threading.Event()
+
+    @cached_property
+    def s3(self) -> Any:
+        """A client of boto3, with the keys that it finds; None without an endpoint."""
+        if not self._s3_endpoint:
+            return None
+        import boto3  # here: COPY and UNLOAD are not in every session's life
+        from botocore.config import Config
+
+        return boto3.client("s3", endpoint_url=self._s3_endpoint, region_name=REGION, config=Config(proxies={}))
 
     def connect_admin(self) -> psycopg2.extensions.connection:
         role, password = self._admin
@@ -74,7 +93,27 @@ class Proxy:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=Session(Wire(connection), self).run, daemon=True).start()
+            threading.Thread(target=self._serve, args=(Wire(connection),), daemon=True).start()
+
+    def _serve(self, client: Wire) -> None:
+        """One client, from its first packet to its last."""
+        try:
+            opened = greet(client, self)
+            if opened is None:
+                return
+            session = Session(client, opened, self)
+            name = (opened.pid, opened.key)
+            with self._lock:
+                self._sessions[name] = session
+            try:
+                session.run()
+            finally:
+                with self._lock:
+                    del self._sessions[name]
+        except (Disconnected, OSError):
+            pass
+        finally:
+            client.close()
 
     def _flush(self) -> None:
         while not self._is_closed.wait(FLUSH_SECONDS):
@@ -86,15 +125,7 @@ class Proxy:
         if self._listener is not None:
             self._listener.close()
         with contextlib.suppress(psycopg2.Error):
-            self.journal.close()
-
-    def remember(self, session: Session) -> None:
-        with self._lock:
-            self._sessions[session.pid, session.key] = session
-
-    def forget(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.pop((session.pid, session.key), None)
+            self.journal.flush()
 
     def cancel(self, pid: int, key: bytes) -> None:
         """A client asked, over a connection of its own, that another's statement end."""
@@ -111,17 +142,7 @@ class Proxy:
         """Who is connected, and what runs."""
         with self._lock:
             found = list(self._sessions.values())
-        return [
-            {
-                "pid": session.pid, "username": session.user, "database": session.database, "started": session.started,
-                "application": session.application, "xid": session.xid or None,
-                "transaction_started": session.transaction_started,
-                "query_id": running[0] if running else None, "querytxt": running[1] if running else None,
-                "query_started": running[2] if running else None,
-            }
-            for session in found
-            for running in [session.running]
-        ]  # fmt: skip
+        return [session.history.as_session() for session in found]
 
     # ------------------------------------------------------------------ maintenance of PostgreSQL itself
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
-from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NOT_FUNCTIONS, RESERVED
+from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NOT_FUNCTIONS, RESERVED, words
 from dbops_lab.redshift.lexer import NUMBER, QUOTED, SPACE, STRING, SYMBOL, WORD, Token, identifier, literal
 
 SYSTEM_PREFIXES = ("stl_", "stv_", "svl_", "svv_", "svcs_", "sys_")
@@ -14,6 +14,13 @@ SHADOWED = {"pg_user": "rs.pg_user", "pg_group": "rs.pg_group", "pg_database_inf
 """Catalogs that PostgreSQL has too, with other columns."""
 INFORMATION = {"table_constraints": "rs.table_constraints", "key_column_usage": "rs.key_column_usage"}
 """The same of `information_schema`: keys that nothing enforces."""
+CATALOGS = words("""
+    pg_attrdef pg_attribute pg_attribute_info pg_class pg_class_info pg_constraint pg_database pg_database_info
+    pg_default_acl pg_description pg_external_schema pg_group pg_index pg_indexes pg_language pg_library pg_locks
+    pg_namespace pg_proc pg_proc_info pg_shadow pg_statistic_indicator pg_table_def pg_tables pg_type pg_user pg_views
+    """)
+"""Those of PostgreSQL's that Redshift has."""
+COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
 TABLE_WORDS = ("from", "join", "into", "update", "using")
 SESSION_FUNCTIONS = (
     "pg_last_copy_count",
@@ -42,7 +49,8 @@ Node = Token | Group
 class Facts:
     """What a statement touches."""
 
-    tables: list[str] = field(default_factory=list)  # as written, quotes resolved: schema.name
+    tables: list[str] = field(default_factory=list)  # read from; as written, quotes resolved: schema.name
+    compared: set[str] = field(default_factory=set)  # names that stand beside a comparison
     uses_system_views: bool = False
     uses_session: bool = False
 
@@ -191,6 +199,10 @@ class _Walk:
     def _symbol(self, token: Token) -> None:
         if token.text in ("{", "}", "[", "@", "`") or (token.text == "-" and self._is_arrow()):
             raise syntax_error(token.text)
+        if token.text in COMPARISONS:
+            self._facts.compared |= {
+                node.value for node in (self._before, self._next()) if isinstance(node, Token) and node.is_name
+            }
         self._out.append(token)
 
     def _is_arrow(self) -> bool:
@@ -277,11 +289,19 @@ class _Walk:
         is_table = follows in TABLE_WORDS or (symbol(self._before) == "," and self._is_from_list())
         is_listed = follows == "into" or not isinstance(self._next(), Group)
         if is_table and is_listed and token.value not in self._rewriter._names:
-            name = token.value
-            if symbol(self._next()) == "." and isinstance(behind := self._next(1), Token):
-                name = f"{name}.{behind.value}"
-            if token.value not in ("pg_catalog", "information_schema", "lateral", "set", "select"):
-                self._facts.tables.append(name)
+            self._table(token, follows)
+
+    def _table(self, token: Token, follows: str) -> None:
+        name = token.value
+        if symbol(self._next()) == "." and isinstance(behind := self._next(1), Token):
+            name = f"{name}.{behind.value}"
+            if token.value == "rs":
+                raise BackendError("3F000", 'schema "rs" does not exist')
+        last = name.rpartition(".")[2]
+        if last.startswith("pg_") and last not in CATALOGS:
+            raise BackendError("42P01", f'relation "{last}" does not exist')
+        if follows != "into" and token.value not in ("pg_catalog", "information_schema", "set", "select"):
+            self._facts.tables.append(name)
 
     def _is_from_list(self) -> bool:
         """Whether the comma before separates tables: the last clause word on this level was FROM."""
@@ -317,7 +337,7 @@ class _Walk:
         if unit not in DATE_PARTS:
             raise BackendError("22023", f'timestamp units "{unit}" not recognized')
         rest = ", ".join(self._rewriter.part(part) for part in parts[1:])
-        name = {"date_diff": "datediff", "date_add": "dateadd"}.get(token.value, token.value)
+        name = {"datediff": "date_diff", "dateadd": "date_add"}.get(token.value, token.value)
         self._out.append(code(f"pg_catalog.{name}({literal(unit)}, {rest})"))
         return True
 
@@ -441,6 +461,11 @@ class _Walk:
             raise syntax_error("(")
         return False
 
+    def _between(self, token: Token) -> bool:
+        if isinstance(self._before, Token) and self._before.is_name:
+            self._facts.compared.add(self._before.value)
+        return False
+
     def _on(self, token: Token) -> bool:
         if word(self._next()) == "conflict" or word(self._before) == "distinct":
             raise syntax_error("conflict" if word(self._next()) == "conflict" else "on")
@@ -475,6 +500,7 @@ _SPECIAL: dict[str, _Special] = {
     "lateral": _Walk._refused,
     "tablesample": _Walk._refused,
     "filter": _Walk._refused_when_called,
+    "between": _Walk._between,
     "on": _Walk._on,
     "for": _Walk._for,
 }

@@ -27,7 +27,7 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- Boundaries crossed, not whole units.
-CREATE FUNCTION pg_catalog.datediff(part text, a timestamp, b timestamp) RETURNS bigint
+CREATE FUNCTION pg_catalog.date_diff(part text, a timestamp, b timestamp) RETURNS bigint
 LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE rs.part(part)
         WHEN 'millennium' THEN extract(millennium FROM b)::bigint - extract(millennium FROM a)::bigint
@@ -51,21 +51,21 @@ LANGUAGE sql IMMUTABLE AS $$
         WHEN 'microsecond' THEN (extract(epoch FROM b) * 1000000)::bigint - (extract(epoch FROM a) * 1000000)::bigint
     END
 $$;
-CREATE FUNCTION pg_catalog.datediff(part text, a timestamptz, b timestamptz) RETURNS bigint
-LANGUAGE sql STABLE AS $$ SELECT pg_catalog.datediff(part, a::timestamp, b::timestamp) $$;
-CREATE FUNCTION pg_catalog.datediff(part text, a date, b date) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.datediff(part, a::timestamp, b::timestamp) $$;
+CREATE FUNCTION pg_catalog.date_diff(part text, a timestamptz, b timestamptz) RETURNS bigint
+LANGUAGE sql STABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
+CREATE FUNCTION pg_catalog.date_diff(part text, a date, b date) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
 
-CREATE FUNCTION pg_catalog.dateadd(part text, n bigint, a timestamp) RETURNS timestamp
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamp) RETURNS timestamp
 LANGUAGE sql IMMUTABLE AS $$
     SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months' ELSE (n || ' ' || rs.part(part))::interval END
 $$;
-CREATE FUNCTION pg_catalog.dateadd(part text, n bigint, a timestamptz) RETURNS timestamptz
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamptz) RETURNS timestamptz
 LANGUAGE sql STABLE AS $$
     SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months' ELSE (n || ' ' || rs.part(part))::interval END
 $$;
-CREATE FUNCTION pg_catalog.dateadd(part text, n bigint, a date) RETURNS timestamp
-LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.dateadd(part, n, a::timestamp) $$;
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a date) RETURNS timestamp
+LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_add(part, n, a::timestamp) $$;
 
 CREATE FUNCTION pg_catalog.convert_timezone(source text, target text, a timestamp) RETURNS timestamp
 LANGUAGE sql STABLE AS $$ SELECT (a AT TIME ZONE source) AT TIME ZONE target $$;

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from dbops_lab.redshift import users
 from dbops_lab.redshift.ddl import Reader, alter_table, create_table, spaced
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
 from dbops_lab.redshift.lexer import Token, identifier, literal, significant, tokenize
@@ -322,7 +323,7 @@ def _show(sql: str, nodes: list[Node]) -> Plan:
     if word(reader.next) in ("tables", "databases", "schemas", "columns", "table", "view", "grants", "procedure"):
         raise unsupported(f"SHOW {word(reader.next).upper()}")
     if reader.accept("transaction", "isolation", "level") or reader.accept("transaction_isolation"):
-        return Plan(sql, "UTILITY", "SELECT 'Serializable'::text AS transaction_isolation", tag="SHOW")
+        return Plan(sql, "UTILITY", "SELECT rs.isolation() AS transaction_isolation", tag="SHOW")
     name = _parameter(reader)
     _done(reader)
     return Plan(sql, "UTILITY", f"SELECT current_setting('{_stored(name)}') AS {identifier(name)}", tag="SHOW")
@@ -332,6 +333,8 @@ def _show(sql: str, nodes: list[Node]) -> Plan:
 
 
 def _create(sql: str, nodes: list[Node]) -> Plan:
+    if users.is_principal(nodes):
+        return _tagged(sql, *users.create(Reader(nodes)))
     words = _second(nodes)[1:]
     rest = [each for each in words if each not in ("or", "replace", "local", "temp", "temporary")]
     if rest[:1] == ["table"] and "replace" not in words:
@@ -386,22 +389,43 @@ def _create_schema(sql: str, nodes: list[Node]) -> Plan:
     return Plan(sql, "DDL", f"CREATE SCHEMA {optional}{name}{owner}")
 
 
+def _tagged(sql: str, statement: str, tag: str) -> Plan:
+    return Plan(sql, "DDL", statement, tag=tag)
+
+
 def _drop(sql: str, nodes: list[Node]) -> Plan:
+    if users.is_principal(nodes):
+        return _tagged(sql, *users.drop(Reader(nodes)))
     reader = Reader(nodes)
     reader.expect("drop")
     what = reader.one_of("table", "view", "schema")
-    optional = "IF EXISTS " if reader.accept("if", "exists") else ""
+    is_optional = reader.accept("if", "exists")
     names = [reader.qualified()]
     while symbol(reader.next) == ",":
         reader.take()
         names.append(reader.qualified())
-    how = f" {reader.one_of('cascade', 'restrict').upper()}" if not reader.is_done else ""
+    is_cascaded = not reader.is_done and reader.one_of("cascade", "restrict") == "cascade"
     _done(reader)
+    if what == "table":
+        flags = f"{str(is_optional).lower()}, {str(is_cascaded).lower()}"
+        calls = [f"PERFORM rs.drop_table({users.text(name)}, {flags})" for name in names]
+        return _tagged(sql, users.body(*calls), "DROP TABLE")
+    optional, how = "IF EXISTS " if is_optional else "", " CASCADE" if is_cascaded else ""
     return Plan(sql, "DDL", f"DROP {what.upper()} {optional}{', '.join(names)}{how}")
+
+
+def _grant(sql: str, nodes: list[Node]) -> Plan:
+    return _tagged(sql, *users.grant(Reader(nodes)))
 
 
 def _alter(sql: str, nodes: list[Node]) -> Plan:
     words = _second(nodes)
+    if users.is_principal(nodes):
+        return _tagged(sql, *users.alter(Reader(nodes)))
+    if words[1] == "database":
+        return _alter_database(sql, Reader(nodes))
+    if words[1] == "default":
+        return _tagged(sql, *users.default_privileges(Reader(nodes)))
     if words[1] == "table":
         if "append" in [word(node) for node in nodes]:
             return Plan(sql, "UTILITY", special="append", is_outside_transactions=True, tag="ALTER TABLE APPEND")
@@ -422,6 +446,17 @@ def _alter(sql: str, nodes: list[Node]) -> Plan:
         _done(reader)
         return Plan(sql, "DDL", f"ALTER SCHEMA {name} {way} {target}")
     raise unsupported(f"ALTER {words[1].upper()}")
+
+
+def _alter_database(sql: str, reader: Reader) -> Plan:
+    """Only the isolation level, which new connections have then."""
+    reader.expect("alter", "database")
+    name = identifier(reader.name())
+    reader.expect("isolation", "level")
+    level = {"serializable": "serializable", "snapshot": "repeatable read"}[reader.one_of("serializable", "snapshot")]
+    _done(reader)
+    return Plan(sql, "DDL", f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'",
+                is_outside_transactions=True, tag="ALTER DATABASE")  # fmt: skip
 
 
 def _comment(sql: str, nodes: list[Node]) -> Plan:
@@ -494,6 +529,8 @@ _STATEMENTS: dict[str, Callable[[str, list[Node]], Plan]] = {
     "drop": _drop,
     "alter": _alter,
     "comment": _comment,
+    "grant": _grant,
+    "revoke": _grant,
     "copy": _special("copy"),
     "unload": _special("unload"),
     "vacuum": _special("vacuum"),
@@ -501,7 +538,7 @@ _STATEMENTS: dict[str, Callable[[str, list[Node]], Plan]] = {
     "analyse": _analyze,
     "cancel": _cancel,
 }
-_KNOWN = frozenset([
+_KNOWN = frozenset((
     "call",
     "prepare",
     "execute",
@@ -511,7 +548,5 @@ _KNOWN = frozenset([
     "desc",
     "describe",
     "use",
-    "grant",
-    "revoke",
     "values",
-])
+))

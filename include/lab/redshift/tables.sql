@@ -33,3 +33,11 @@ CREATE TABLE rs.change (
     analyzed bigint                       -- rows that ANALYZE found, as a difference to before; null = no ANALYZE
 );
 CREATE INDEX change_of ON rs.change (relid);
+
+-- Users, groups and roles are roles of PostgreSQL; which is which, and what they may beyond PostgreSQL's privileges.
+CREATE TABLE rs.principal (id oid PRIMARY KEY, kind text NOT NULL);
+CREATE TABLE rs.privilege (relid oid NOT NULL, grantee oid NOT NULL, privilege text NOT NULL);
+CREATE TABLE rs.system_privilege (grantee oid NOT NULL, privilege text NOT NULL);
+CREATE VIEW rs.system_privileges AS
+    SELECT s.grantee, s.privilege FROM rs.system_privilege s JOIN pg_roles r ON r.oid = s.grantee;
+GRANT SELECT ON rs.system_privileges TO PUBLIC;

@@ -49,10 +49,20 @@ def _translate(found: Mapping[str, str]) -> BackendError:
     detail, hint = found.get("D", ""), found.get("H", "")
     if code == "23514" and (limit := re.fullmatch(rf"{BYTES_CHECK}(\d+)_.*", found.get("n", ""))):
         return BackendError("22001", f"value too long for type character varying({limit[1]})")
-    if code in ("40001", "40P01") and "deadlock" not in message:
-        return serializable_violation(0, 0)
+    if code == "40001":
+        if "read/write" in message:
+            return serializable_violation(0, 0)
+        return BackendError("XX000", "could not complete because of conflict with concurrent transaction")
     if code == "23502" and (column := found.get("c")):
         return BackendError("XX000", f"Cannot insert a NULL value into column {column}")
+    if code == "42501":
+        message = re.sub(
+            r"^permission denied for (table|view|materialized view) ", "permission denied for relation ", message
+        )
+    if code == "2BP01" and message.startswith("role "):
+        return BackendError("55006", f"user {message.removeprefix('role ')}", detail, hint)
+    if code == "428C9":
+        return BackendError("0A000", "cannot set an identity column to a value")
     if code == "57014" and "user request" in message:
         return BackendError("57014", "Query cancelled on user's request", detail, hint)
     return BackendError(code, message, detail, hint)

@@ -39,7 +39,8 @@ class Table:
     id: int
     schema: str
     name: str
-    is_own: bool  # the user may maintain it
+    may_vacuum: bool
+    may_analyze: bool
     sortstyle: str
     sortkeys: int
     diststyle: str
@@ -113,10 +114,13 @@ def find(session: Session, name: str) -> list[Table]:
 
 
 def _table(row: tuple[str | None, ...]) -> Table:
-    numbers = [int(value or 0) for value in row[7:11]]
+    relid, schema, name, is_own, may_vacuum, may_analyze, style, keys, dist, *figures, analyzed, size = row
+    physical, deleted, unsorted, modified = (int(value or 0) for value in figures)
     return Table(
-        int(row[0] or 0), row[1] or "", row[2] or "", row[3] == "t", row[4] or "", int(row[5] or 0), row[6] or "",
-        *numbers, None if row[11] is None else int(row[11]), int(row[12] or 0),
+        id=int(relid or 0), schema=schema or "", name=name or "", may_vacuum="t" in (is_own, may_vacuum),
+        may_analyze="t" in (is_own, may_analyze), sortstyle=style or "", sortkeys=int(keys or 0), diststyle=dist or "",
+        physical=physical, deleted=deleted, unsorted=unsorted, modified=modified,
+        analyzed=None if analyzed is None else int(analyzed), megabytes=int(size or 0),
     )  # fmt: skip
 
 
@@ -126,20 +130,20 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
     if command.kind == RECLUSTER and (table.sortstyle == "interleaved" or table.diststyle == "all"):
         what = "interleaved sort keys" if table.sortstyle == "interleaved" else "DISTSTYLE ALL"
         raise BackendError("0A000", f"VACUUM RECLUSTER is not supported on tables with {what}")
-    if not table.is_own:
+    if not table.may_vacuum:
         session.notice("01000", f'skipping "{table.name}" --- only table or database owner can vacuum it')
-        _record(command, table, session, "Skipped", 0, 0)
+        _record(command, table, session, "Skipped")
         return
     skipped, sorts, deletes = _phases(command, table)
     if skipped:
-        _record(command, table, session, skipped, 0, 0)
+        _record(command, table, session, skipped)
         return
-    started = _record(command, table, session, _started(command, sorts=sorts, deletes=deletes), table.deleted, 0)
+    started = _record(command, table, session, _started(command, sorts=sorts, deletes=deletes))
     if is_cut:
         raise Disconnected
     reclaimed = _reclaimable(command, table, session, is_full=sorts) if deletes else 0
     freed = _run(table, session, reclaimed=reclaimed, sorts=sorts, part=0.9 if command.kind == RECLUSTER else 1.0)
-    session.journal.add(
+    session.history.record(
         "vacuum", **started, ended=now(), status="Finished", rows=table.physical - reclaimed, reclaimed=reclaimed,
         freed=freed, sorted_after=table.physical - reclaimed - (0 if sorts else table.unsorted),
         blocks=table.megabytes - freed,
@@ -149,16 +153,16 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
 def _phases(command: Command, table: Table) -> tuple[str, bool, bool]:
     """Why it is skipped, whether it sorts, whether it deletes."""
     if table.physical == 0:
-        return "Skipped(0 rows)", False, False
+        return "Skipped (0 rows)", False, False
     has_key = table.sortkeys > 0
     is_sorted = not has_key or table.unsorted == 0
     is_enough = is_sorted or (command.threshold < 100 and table.sorted_percent >= command.threshold)
     if command.kind == SORT:
         if is_sorted:
-            return "Skipped(sort only)", False, False
-        return (f"Skipped(sort only, sorted>={command.threshold}%)", False, False) if is_enough else ("", True, False)
+            return "Skipped (sort only)", False, False
+        return (f"Skipped (sort only, sorted>={command.threshold}%)", False, False) if is_enough else ("", True, False)
     if command.kind == DELETE:
-        return ("Skipped(delete only)", False, False) if table.deleted == 0 else ("", False, True)
+        return ("Skipped (delete only)", False, False) if table.deleted == 0 else ("", False, True)
     if command.kind == RECLUSTER:
         return ("Skipped", False, False) if is_sorted else ("", True, False)
     if command.kind == REINDEX:
@@ -202,18 +206,16 @@ def _run(table: Table, session: Session, *, reclaimed: int, sorts: bool, part: f
     return table.megabytes - int(rows[0][0] or 0)
 
 
-def _record(
-    command: Command, table: Table, session: Session, status: str, reclaimable: int, freed: int
-) -> dict[str, object]:
+def _record(command: Command, table: Table, session: Session, status: str) -> dict[str, object]:
     common = {
-        "query_id": session.query_id, "xid": session.xid, "username": session.user, "table_id": table.id,
-        "schema_name": table.schema, "table_name": table.name, "form": command.kind, "started": now(),
-        "rows_before": table.physical, "megabytes_before": table.megabytes,
+        "table_id": table.id, "schema_name": table.schema, "table_name": table.name, "form": command.kind,
+        "started": now(), "rows_before": table.physical, "megabytes_before": table.megabytes,
         "sorted_before": table.physical - table.unsorted, "reclaimable": table.deleted, "threshold": command.threshold,
     }  # fmt: skip
-    ended = now() if status.startswith("Skipped") else None
-    session.journal.add("vacuum", **common, ended=ended, status=status, rows=table.physical, reclaimed=0, freed=freed,
-                        sorted_after=table.physical - table.unsorted, blocks=table.megabytes)  # fmt: skip
+    session.history.record(
+        "vacuum", **common, ended=now() if status.startswith("Skipped") else None, status=status, rows=table.physical,
+        reclaimed=0, freed=0, sorted_after=table.physical - table.unsorted, blocks=table.megabytes,
+    )  # fmt: skip
     return common
 
 
@@ -232,9 +234,9 @@ def analyze(statement: str, session: Session) -> None:
         reader.accept("all", "columns")
     if not reader.is_done:
         reader.fail()
-    threshold = float(session.settings.get("analyze_threshold_percent", "10") or 10)
+    threshold = float(session.history.settings.get("analyze_threshold_percent", "10") or 10)
     for table in find(session, name):
-        if not table.is_own:
+        if not table.may_analyze:
             session.notice("01000", f'skipping "{table.name}" --- only table or database owner can analyze it')
             continue
         _analyze_table(table, session, threshold, columns, is_predicate=is_predicate)
@@ -250,8 +252,7 @@ def _analyze_table(table: Table, session: Session, threshold: float, columns: li
         listed = f" ({', '.join(columns)})" if columns else ""
         session.upstream.query(f"SELECT rs.analyzed({table.id}, {live})")
         session.upstream.query(f'ANALYZE "{table.schema}"."{table.name}"{listed}')
-    session.journal.add(
-        "analyze", query_id=session.query_id, xid=session.xid, username=session.user, table_id=table.id,
-        schema_name=table.schema, table_name=table.name, status=status, started=started, ended=now(), rows=live,
-        modified=table.modified, threshold=threshold,
+    session.history.record(
+        "analyze", table_id=table.id, schema_name=table.schema, table_name=table.name, status=status, started=started,
+        ended=now(), rows=live, modified=table.modified, threshold=threshold,
     )  # fmt: skip
