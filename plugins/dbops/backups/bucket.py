@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dbops.backups import catalog
 from dbops.backups.catalog import RestorePoint
 from dbops.backups.manifest import Sha256, Utc, backup_prefix
-from dbops.backups.store import NotFound, S3Store, Store
+from dbops.backups.store import FROZEN, NotFound, S3Store, Store
 from dbops.platform import duration_text
 
 ROOT: Final = "aerospike/"
@@ -26,7 +26,6 @@ UPLOAD_DAYS = 7
 VERSION_DAYS = 30
 REPLICATED = frozenset({"COMPLETED", "COMPLETE", "REPLICA"})
 _READERS = 16
-_SLOW_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 # --- lifecycle ----------------------------------------------------------------------------------------------
@@ -103,7 +102,7 @@ def _harm(store: S3Store, rule: dict[str, Any]) -> Iterator[str]:
     if "Days" in ends or "Date" in ends:
         when = f"after {ends['Days']} days" if "Days" in ends else f"from {ends['Date']} on"
         yield f"{name} deletes backups {when}, whatever retention decides: narrow its filter, or remove it"
-    slow = [move for move in rule.get("Transitions") or () if move.get("StorageClass") in _SLOW_CLASSES]
+    slow = [move for move in rule.get("Transitions") or () if move.get("StorageClass") in FROZEN]
     if slow:
         yield (
             f"{name} moves backups to {slow[0]['StorageClass']}: they can then be neither verified nor restored before "

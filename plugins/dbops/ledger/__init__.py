@@ -2,8 +2,10 @@
 
 from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
 from dbops.ledger.record import (
+    archived_days,
     failures_of,
     record_action,
+    record_archived_part,
     record_check,
     record_expired,
     record_expiry,
@@ -26,10 +28,12 @@ __all__ = [
     "LedgerUnavailable",
     "Resolution",
     "Sighting",
+    "archived_days",
     "connect",
     "failures_of",
     "migrate",
     "record_action",
+    "record_archived_part",
     "record_check",
     "record_delivery",
     "record_expired",
