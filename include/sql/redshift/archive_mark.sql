@@ -2,5 +2,4 @@
 -- Source:  our table of marks.
 -- Rights:  INSERT on it.
 -- Works:   provisioned and serverless.
-insert into {marks} (dataset, day, attempt, outcome, row_count, marked_at, keep_until)
-values (%s, %s, %s, %s, %s, %s, %s)
+insert into {marks} values (%s, %s, %s, %s, %s, %s, %s)

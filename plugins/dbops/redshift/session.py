@@ -78,6 +78,8 @@ class ConnectorSession:
                     f"connect to Redshift at {where}: {message}; check login and database"
                 ) from None
             raise RedshiftUnreachable(f"connect to Redshift at {where}: {message}") from None
+        # `timeout` is of the socket, and would end every statement that takes longer to answer.
+        self._connection._usock.settimeout(None)
         self._connection.autocommit = True
 
     def __enter__(self) -> ConnectorSession:
