@@ -30,9 +30,12 @@ def run(made: Plan, session: Session, fault: Order | None) -> int:
     :raises BackendError: it failed; what it did in the client's transaction is undone with that.
     """
     is_cut = fault is not None and fault.drop == DURING
+    delay = fault.delay if fault is not None else 0.0
     if made.special == "vacuum":
-        vacuum.vacuum(made.text, session, is_cut=is_cut)
+        vacuum.vacuum(made.text, session, delay=delay, is_cut=is_cut)
         return 0
+    if delay:
+        session.upstream.query(f"SELECT pg_sleep({delay})")
     if made.special == "analyze":
         vacuum.analyze(made.text, session)
         return 0

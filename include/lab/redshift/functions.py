@@ -8,8 +8,8 @@ def words(text: str) -> frozenset[str]:
 
 
 _AGGREGATE = """
-any_value avg bit_and bit_or bool_and bool_or count listagg max min percentile_cont percentile_disc stddev stddev_pop
-stddev_samp sum variance var_pop var_samp
+any_value avg bit_and bit_or bool_and bool_or count listagg max median min percentile_cont percentile_disc stddev
+stddev_pop stddev_samp sum variance var_pop var_samp
 """
 _WINDOW = """
 cume_dist dense_rank first_value lag last_value lead nth_value ntile percent_rank rank row_number
@@ -17,20 +17,20 @@ cume_dist dense_rank first_value lag last_value lead nth_value ntile percent_ran
 _CONDITIONAL = "coalesce greatest least nullif nvl nvl2 decode"
 _DATE = """
 add_months convert_timezone current_date date date_cmp date_part date_part_year date_trunc dateadd datediff extract
-getdate last_day months_between next_day sysdate timeofday timezone to_timestamp trunc
+getdate last_day sysdate timeofday timezone to_timestamp trunc
 """
 _MATH = """
 abs acos asin atan atan2 cbrt ceil ceiling cos cot degrees dexp dlog1 dlog10 exp floor ln log mod pi power radians
 random round sign sin sqrt tan
 """
 _TEXT = """
-ascii bpcharcmp btrim bttext_pattern_cmp char_length character_length charindex chr concat crc32 fnv_hash func_sha1
+ascii bpcharcmp btrim bttext_pattern_cmp char_length character_length charindex chr concat fnv_hash
 initcap left len length lower lpad ltrim md5 octet_length position quote_ident quote_literal regexp_count regexp_instr
-regexp_replace regexp_substr repeat replace replicate reverse right rpad rtrim sha sha1 sha2 split_part strpos strtol
-substr substring textlen translate trim upper from_hex to_hex
+regexp_replace regexp_substr repeat replace replicate reverse right rpad rtrim sha2 split_part strpos strtol
+substr substring textlen translate trim upper to_hex
 """
 _JSON = """
-can_json_parse is_valid_json is_valid_json_array json_array_length json_extract_array_element_text
+json_array_length
 json_extract_path_text json_parse json_serialize
 """
 _FORMAT = "cast convert to_char to_date to_number"
@@ -81,3 +81,13 @@ RESERVED = words(
     """
 )
 """Words that a name cannot be unless it is quoted. `start`, which the list in the guide has too, is accepted."""
+
+NEVER_BARE = words(
+    """
+    aes128 aes256 allowoverwrite az64 backup blanksasnull bytedict bzip2 credentials deflate defrag delta delta32k
+    disable emptyasnull enable encode encrypt encryption explicit freeze globaldict256 globaldict64k gzip lun luns lzo
+    lzop mostly16 mostly32 mostly8 new off offline old open parallel percent permissions raw readratio recover
+    rejectlog resort restore snapshot system tag tdes text255 text32k truncatecolumns wallet
+    """
+)
+"""Reserved words that have no place in a query at all, where PostgreSQL would take them for names."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dbops_lab.redshift import wire
 from dbops_lab.redshift.errors import BackendError
+from dbops_lab.redshift.translate import translated_payload
 from dbops_lab.redshift.wire import Wire, text
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def _authenticate(client: Wire, upstream: Wire, *, is_redshift_driver: bool) -> 
             found = struct.unpack("!i4s", payload)
         elif question == SASL and is_redshift_driver:
             payload = payload[:-1]  # it takes the list's end for one more mechanism
+        elif kind == b"E":
+            payload = translated_payload(payload, 0)
         client.write(kind, payload)
         if question in ASKED:
             client.flush()

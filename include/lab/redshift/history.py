@@ -61,7 +61,13 @@ class History:
     def end_transaction(self) -> None:
         self.xid, self._transaction_started = 0, None
 
-    def end(self, made: Plan, rows: int, problem: str = "") -> None:
+    def refused(self, statement: str, kind: str, problem: str) -> None:
+        """A statement failed before it could run."""
+        made = Plan(statement, kind)
+        self.begin(made)
+        self.end(made, 0, problem, is_planned=False)
+
+    def end(self, made: Plan, rows: int, problem: str = "", *, is_planned: bool = True) -> None:
         """Remember how the statement went."""
         running, self._running = self._running, None
         if running is None:
@@ -71,7 +77,7 @@ class History:
         self.record(
             "query", **times, query_type=made.kind, querytxt=running["querytxt"], rows=rows, error=problem or None,
             control=made.control or None, label=self.settings.get("query_group", "default"),
-            slots=int(self.settings.get("wlm_query_slot_count", "1") or 1),
+            slots=int(self.settings.get("wlm_query_slot_count", "1") or 1), is_planned=is_planned,
         )  # fmt: skip
         if not problem and not made.facts.uses_system_views:
             compared = sorted(made.facts.compared)

@@ -17,7 +17,7 @@ from dbops_lab.redshift.handshake import Opened, refuse
 from dbops_lab.redshift.history import History
 from dbops_lab.redshift.lexer import split
 from dbops_lab.redshift.statements import Plan, plan
-from dbops_lab.redshift.translate import serializable_violation, translated_payload
+from dbops_lab.redshift.translate import numbered, serializable_violation, translated_payload
 from dbops_lab.redshift.wire import Disconnected, Wire, split_text, text
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Session:
         self._snapshot: int | None = None  # the last record that the client's transaction is sure to see
         self._statements: dict[str, Plan] = {}
         self._portals: dict[str, Plan] = {}
+        self._parsed: Plan | None = None  # the last that was passed on to be parsed
         self._pending: list[bytes] = []  # what PostgreSQL has still to answer
         self._is_skipping = False  # an error was answered: nothing is done until the client's Sync
         self._is_dirty = False  # something ran since the last Sync
@@ -48,7 +49,8 @@ class Session:
             while self._serve():
                 pass
         except Disconnected:
-            pass
+            with contextlib.suppress(Disconnected):  # PostgreSQL may have said why
+                self.client.flush()
         except Exception as problem:  # a fault of the stand-in, not of the client: said to both sides
             traceback.print_exc()
             with contextlib.suppress(Disconnected):
@@ -90,11 +92,15 @@ class Session:
     def _parse(self, payload: bytes) -> None:
         name, at = split_text(payload)
         statement, at = split_text(payload, at)
-        parts = split(statement) if ";" in statement else [statement]
-        if len(parts) > 1:
-            raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
-        made = plan(parts[0] if parts else "")
-        self._statements[name] = made
+        try:
+            parts = split(statement) if ";" in statement else [statement]
+            if len(parts) > 1:
+                raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
+            made = plan(parts[0] if parts else "")
+        except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
+            raise
+        self._statements[name] = self._parsed = made
         if made.special:
             self._answer(b"1")
         else:
@@ -188,9 +194,11 @@ class Session:
 
     def _relay(self, kind: bytes, payload: bytes) -> None:
         if kind == b"E":
+            if self._pending[:1] == [b"1"] and self._parsed is not None:
+                self.history.refused(self._parsed.text, self._parsed.kind, wire.fields(payload).get("M", ""))
             self._pending.clear()
             self._is_skipping = True
-            payload = translated_payload(payload)
+            payload = translated_payload(payload, self.history.query_id)
         elif kind == b"T":
             payload = _with_super(payload)
         if self._pending and (kind == self._pending[0] or (kind, self._pending[0]) == (b"n", b"T")
@@ -216,7 +224,8 @@ class Session:
     # ------------------------------------------------------------------ errors
 
     def _tell(self, problem: BackendError) -> None:
-        self.client.write(b"E", wire.error(problem.code, problem.message, detail=problem.detail, hint=problem.hint))
+        message = numbered(problem.message, self.history.query_id)
+        self.client.write(b"E", wire.error(problem.code, message, detail=problem.detail, hint=problem.hint))
 
     def notice(self, code: str, message: str, severity: str = "WARNING") -> None:
         """Something for the client besides the answer."""
@@ -315,10 +324,10 @@ class Session:
     def _suffer(self, fault: Order, made: Plan) -> None:
         if fault.drop == BEFORE:
             raise Disconnected
-        if fault.delay and self.upstream.status != FAILED:
+        if fault.delay and not made.special and self.upstream.status != FAILED:
             self._drain()
             try:
-                self._sleep(fault.delay, made)
+                self.upstream.beside("SELECT pg_sleep($1::float8)", str(fault.delay))
             except BackendError as problem:
                 self.history.end(made, 0, problem.message)
                 raise
@@ -328,12 +337,6 @@ class Session:
                 ordered = BackendError(fault.error, fault.message or "ordered by a test")
             self.history.end(made, 0, ordered.message)
             raise ordered
-
-    def _sleep(self, seconds: float, made: Plan) -> None:
-        if made.special:
-            self.upstream.query(f"SELECT pg_sleep({seconds})")
-        else:
-            self.upstream.beside("SELECT pg_sleep($1::float8)", str(seconds))
 
     def _drop(self, fault: Order) -> None:
         if fault.drop == AFTER and self.upstream.status == IDLE:
@@ -368,6 +371,7 @@ class Session:
             parts = split(statement)
             plans = [plan(part) for part in parts]
         except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
             self._refuse(problem)
             self._sync()
             return
@@ -426,6 +430,7 @@ class Session:
             for _ in range(3):
                 kind, payload = self.upstream.read()
                 if kind == b"E":
+                    self.history.refused(made.text, made.kind, wire.fields(payload).get("M", ""))
                     self._relay(kind, payload)
                     return
                 if kind == b"T":

@@ -121,11 +121,15 @@ BEGIN
     END IF;
     RETURN sign * total;
 END $$;
+-- The common case, a part of a hash, without a loop; PL/pgSQL, since its parameter is worked out once.
 CREATE FUNCTION pg_catalog.strtol(a text, base int) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$
-    SELECT CASE WHEN base = 16 AND a ~ '^[0-9a-fA-F]{1,15}$' THEN ('x' || lpad(a, 16, '0'))::bit(64)::bigint
-                ELSE rs.strtol_any(a, base) END
-$$;
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+BEGIN
+    IF base = 16 AND length(a) < 16 AND left(a, 1) > '/' AND substr(a, 2, 1) <> 'x' THEN
+        RETURN ('x' || lpad(a, 16, '0'))::bit(64)::bigint;
+    END IF;
+    RETURN rs.strtol_any(a, base);
+END $$;
 CREATE FUNCTION pg_catalog.sha2(a text, bits int) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT AS $$
     SELECT encode(CASE bits WHEN 224 THEN sha224(convert_to(a, 'UTF8')) WHEN 384 THEN sha384(convert_to(a, 'UTF8'))
@@ -133,3 +137,46 @@ LANGUAGE sql IMMUTABLE STRICT AS $$
 $$;
 CREATE FUNCTION pg_catalog.json_parse(a text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::jsonb $$;
 CREATE FUNCTION pg_catalog.json_serialize(a jsonb) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::text $$;
+CREATE FUNCTION pg_catalog.json_extract_path_text(a text, VARIADIC path text[]) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT CASE WHEN a <> '' THEN a::json #>> path END $$;
+
+-- FNV-1a of 64 bits. A product modulo 2^64 by halves of 32 bits: the prime is 2^40 + 435.
+CREATE FUNCTION rs.fnv(bytes bytea, seed bigint) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+DECLARE
+    high bigint := (seed >> 32) & 4294967295;
+    low bigint := seed & 4294967295;
+BEGIN
+    FOR i IN 0 .. length(bytes) - 1 LOOP
+        low := low # get_byte(bytes, i);
+        high := (high * 435 + ((low * 435) >> 32) + ((low & 16777215) << 8)) & 4294967295;
+        low := (low * 435) & 4294967295;
+    END LOOP;
+    RETURN (high << 32) | low;
+END $$;
+CREATE FUNCTION rs.swapped(bytes bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT string_agg(substr(bytes, i, 1), '' ORDER BY i DESC) FROM generate_series(1, length(bytes)) i
+$$;
+CREATE FUNCTION pg_catalog.fnv_hash(a text, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(convert_to(a, 'UTF8'), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a smallint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int2send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a int, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a bigint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;
+
+-- AVG: what PostgreSQL found, and a value of what it was of.
+CREATE FUNCTION pg_catalog.avg(found numeric, sample bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample int) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample smallint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found float8, sample float8) RETURNS float8
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found interval, sample interval) RETURNS interval
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;

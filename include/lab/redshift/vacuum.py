@@ -85,9 +85,10 @@ def parse(statement: str) -> Command:
     return Command(kind, table, threshold, is_boosted)
 
 
-def vacuum(statement: str, session: Session, *, is_cut: bool = False) -> None:
+def vacuum(statement: str, session: Session, *, delay: float = 0.0, is_cut: bool = False) -> None:
     """Run it in the client's session.
 
+    :param delay: seconds that it takes longer for each table (a fault that was ordered).
     :param is_cut: the connection ends when it has started on its first table (a fault that was ordered).
     """
     command = parse(statement)
@@ -96,7 +97,7 @@ def vacuum(statement: str, session: Session, *, is_cut: bool = False) -> None:
         raise BackendError("55000", "VACUUM is running", hint="re-execute after other vacuum finished")
     try:
         for table in tables:
-            _vacuum_table(command, table, session, is_cut=is_cut)
+            _vacuum_table(command, table, session, delay=delay, is_cut=is_cut)
     finally:
         RUNNING.release()
 
@@ -124,7 +125,7 @@ def _table(row: tuple[str | None, ...]) -> Table:
     )  # fmt: skip
 
 
-def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: bool) -> None:
+def _vacuum_table(command: Command, table: Table, session: Session, *, delay: float, is_cut: bool) -> None:
     if command.kind == REINDEX and table.sortstyle != "interleaved":
         raise BackendError("0A000", f'VACUUM REINDEX: table "{table.name}" has no interleaved sort key')
     if command.kind == RECLUSTER and (table.sortstyle == "interleaved" or table.diststyle == "all"):
@@ -139,6 +140,8 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
         _record(command, table, session, skipped)
         return
     started = _record(command, table, session, _started(command, sorts=sorts, deletes=deletes))
+    if delay:
+        session.upstream.query(f"SELECT pg_sleep({delay})")
     if is_cut:
         raise Disconnected
     reclaimed = _reclaimable(command, table, session, is_full=sorts) if deletes else 0
