@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.dataset as ds
 import pyarrow.fs as fs
+from dbops.backups.store import S3Store
 from dbops.connections import ConnectionInfo
 from dbops.platform import Archive, ArchiveTable
 from dbops.redshift import archive
 from dbops.redshift.archive import DayDone
-from dbops.redshift.archive_parts import ArchivedPart, ArchivePlace, parts_of
+from dbops.redshift.archive_parts import ArchivedPart, ArchivePlace, folder, parts_of
 from dbops.redshift.session import ConnectorSession, Row, Session, open_session
-from dbops.backups.store import S3Store
-from dbops_lab import connections
 from dbops_lab.testing import LabRedshift, LabS3
 
+T = TypeVar("T")
 NOW = datetime(2026, 11, 25, 0, 5, tzinfo=UTC)
 DAY = date(2026, 9, 1)
-COLUMNS = '"timestamp" timestamp, bid varchar(32), "we""ird" varchar(64), price decimal(12,6), won boolean, score float8'
+COLUMNS = (
+    'id bigint, "timestamp" timestamp, bid varchar(32), "we""ird" varchar(64), price decimal(12,6), won boolean, '
+    "score float8"
+)
 
 
 @dataclass
@@ -64,7 +68,7 @@ class World:
                 session.run(text)
 
     def create(self, table: str | None = None) -> None:
-        self.run(f"create table {table or self.table} (id bigint, {COLUMNS}) sortkey (\"timestamp\")")
+        self.run(f'create table {table or self.table} ({COLUMNS}) sortkey ("timestamp")')
 
     def load(self, rows: int, day: date = DAY, table: str | None = None) -> list[int]:
         """Rows of a day with new keys."""
@@ -73,11 +77,8 @@ class World:
         self.keys += keys
         with self.open() as session:
             for at in range(0, rows, 500):
-                session.run(f"insert into {table or self.table} values " + ", ".join(
-                    f"({key}, '{day} 00:00:00'::timestamp + interval '{key % 86400} seconds', 'bid-{key}', "
-                    f"{'null' if key % 7 == 0 else quoted(key)}, {key}.25, {'true' if key % 2 else 'false'}, {key} / 3.0)"
-                    for key in keys[at : at + 500]
-                ))  # fmt: skip
+                values = ", ".join(values_of(key, day) for key in keys[at : at + 500])
+                session.run(f"insert into {table or self.table} values {values}")
         return keys
 
     def archive(self, day: date = DAY, *, session: Session | None = None, now: datetime = NOW, **more: Any) -> DayDone:
@@ -103,7 +104,7 @@ class World:
             endpoint_override=self.s3.extra["endpoint_url"],
             region=self.region,
         )
-        base = f"{self.bucket}/{self.settings.prefix}/{self.configured.dataset}"
+        base = f"{self.bucket}/{self.settings.prefix}/{folder(self.configured.dataset)}"
         return ds.dataset(base, filesystem=filesystem, format="parquet", partitioning="hive")
 
     def archived(self) -> list[ArchivedPart]:
@@ -113,7 +114,7 @@ class World:
         return [item.key for item in self.place.store.list("_attempts/")]
 
     def published(self) -> list[str]:
-        return [item.key for item in self.place.store.list(f"{self.configured.dataset}/")]
+        return [item.key for item in self.place.store.list(f"{folder(self.configured.dataset)}/")]
 
     def marks(self) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self.sql(f"select attempt, outcome from {self.settings.marks} order by 1")]
@@ -126,8 +127,10 @@ class World:
         assert told == len(archived), "the documents say what is there"
 
 
-def quoted(key: int) -> str:
-    return f"'it''s {key} \\u00fc'"
+def values_of(key: int, day: date) -> str:
+    at = f"'{day} 00:00:00'::timestamp + interval '{key % 86400} seconds'"
+    text = "null" if key % 7 == 0 else f"'it''s {key} \u00fc'"
+    return f"({key}, {at}, 'bid-{key}', {text}, {key}.25, {'true' if key % 2 else 'false'}, {key} / 3.0)"
 
 
 def world(redshift: LabRedshift, s3: LabS3, *, table: str | None = None, days: str = "rows", **settings: Any) -> World:
@@ -138,3 +141,50 @@ def world(redshift: LabRedshift, s3: LabS3, *, table: str | None = None, days: s
         **settings,
     )  # fmt: skip
     return World(redshift.info(), s3.connection, s3.bucket, s3.region, name, made)
+
+
+# --- breaking off -------------------------------------------------------------------------------------------
+
+
+class Hooked(ConnectorSession):
+    """A session that does something before or after a statement that matches: the first, or after `skip` of them."""
+
+    def __init__(
+        self, info: ConnectionInfo, match: str, act: Callable[[], Any], *, after: bool = False, skip: int = 0
+    ) -> None:
+        super().__init__(info)
+        self._match, self._act, self._after, self._skip = re.compile(match, re.IGNORECASE), act, after, skip
+
+    def run(self, sql: str, *values: Any) -> int:
+        return self._hooked(sql, lambda: super(Hooked, self).run(sql, *values))
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        return self._hooked(sql, lambda: super(Hooked, self).rows(sql, *values))
+
+    def _hooked(self, sql: str, do: Callable[[], T]) -> T:
+        found = self._act if "_act" in vars(self) and self._match.match(sql) else None
+        if found is not None and self._skip:
+            self._skip, found = self._skip - 1, None
+        if found is not None:
+            del self._act
+            if not self._after:
+                found()
+        result = do()
+        if found is not None and self._after:
+            found()
+        return result
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_in_child(pipe: Connection, made: World, match: str, after: bool, skip: int) -> None:
+    """Archive the day, and be killed at a statement, or (`ledger`) before the ledger is told."""
+    pipe.send("started")
+    if match == "ledger":
+        with made.open() as session:
+            made.archive(session=session, on_part=lambda part: die())
+    with Hooked(made.info, match, die, after=after, skip=skip) as session:
+        made.archive(session=session)
+    pipe.send("not killed")

@@ -36,8 +36,8 @@ LARGEST_EXACT: Final = 27  # digits of a decimal: 10^11 of them can still be sum
 MOST_EXPRESSIONS: Final = 1_500  # of one query; Redshift ends at 1,600 columns
 EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - as the warehouse has its timestamps: UTC without saying so
 _WIDE: Final = Context(prec=80)
-ROUNDING: Final = 1e-9  # of a sum, which depends on the order of what is summed
-_SHOWN: Final = {"real": 1e-5}  # digits that the warehouse shows of a real: six
+_SHOWN: Final = {"real": 1e-5}  # share of a number that is lost where it is shown: a real has six digits
+_DIGITS: Final = 1e-14  # of a double, fifteen
 
 
 class Kind(StrEnum):
@@ -319,7 +319,7 @@ def differences(table: Checks, files: Checks) -> list[str]:
 
 
 def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[str]:
-    found = []
+    found: list[str] = []
     for figure, words in (
         ("filled", "values"), ("nans", "NaN"), ("low", "least"), ("high", "greatest"), ("total", "sum"),
     ):  # fmt: skip
@@ -327,13 +327,14 @@ def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[str]:
         if one != other:
             found.append(f"{table.name}: {words} {one} in the table, {other} in the files")
     if table.rough is not None and files.rough is not None:
-        size = max(table.rough[3], files.rough[3])
+        # A sum depends on the order of what is summed: by the spacing of doubles for each of the values, at most.
+        sums = max(table.rough[3], files.rough[3]) * (_DIGITS + math.ulp(1.0) * 2 * table.filled)
         for at, words in enumerate(("least", "greatest", "sum")):
             one, other = table.rough[at], files.rough[at]
-            shown = _SHOWN.get(table.type, ROUNDING)
-            allowed = ROUNDING * size if words == "sum" else shown * max(abs(one), abs(other))
+            shown = _SHOWN.get(table.type, _DIGITS)
+            allowed = sums if words == "sum" else shown * max(abs(one), abs(other))
             if not _is_near(one, other, allowed):
-                found.append(f"{table.name}: {words} {one:g} in the table, {other:g} in the files")
+                found.append(f"{table.name}: {words} {one!r} in the table, {other!r} in the files")
     return found
 
 

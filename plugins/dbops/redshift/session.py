@@ -126,8 +126,10 @@ class ConnectorSession:
         import redshift_connector
 
         cursor = self._connection.cursor()
+        if not values:
+            cursor.paramstyle = "qmark"  # a % is a % then, in a literal and outside of one
         try:
-            cursor.execute(sql if values else sql.replace("%", "%%"), tuple(values))
+            cursor.execute(sql, tuple(values))
             yield cursor
         except (redshift_connector.error.Error, OSError) as error:
             raise _explained(error, sql, self.info) from None
