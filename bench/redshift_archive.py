@@ -28,9 +28,10 @@ from dbops.backups.store import LocalStore, S3Store
 from dbops.connections import ConnectionInfo
 from dbops.errors import DbopsError
 from dbops.platform import Archive, ArchiveTable
-from dbops.redshift.archive import archive_day, plan_archive
+from dbops.redshift.archive import archive_day
 from dbops.redshift.archive_checks import Column
 from dbops.redshift.archive_parts import ArchivePlace
+from dbops.redshift.archive_plan import plan_archive
 from dbops.redshift.session import ConnectorSession, Row, open_session
 from report import NOT_MEASURED, Report, machine
 

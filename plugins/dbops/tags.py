@@ -7,6 +7,8 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    REDSHIFT = "redshift"
+    ARCHIVE = "archive"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

@@ -18,7 +18,7 @@ from archive_world import DAY, Hooked, World, world
 from dbops.backups.lease import LeaseHeld
 from dbops.backups.store import StoreRefused
 from dbops.errors import ConfigurationError, DbopsError, RetryableError
-from dbops.redshift import archive
+from dbops.redshift import archive_marks
 from dbops.redshift.archive import PartChanged, RowsMoving, UnloadFailed
 from dbops.redshift.archived_files import UnloadDamaged
 from dbops.redshift.session import RedshiftUnreachable, SerializationConflict
@@ -355,7 +355,7 @@ def test_delete_that_gets_1023_is_tried_again(lab: World, lab_redshift: LabRedsh
 def test_delete_that_always_gets_1023_ends_the_run_and_the_next_one_takes_the_same_files(
     lab: World, lab_redshift: LabRedshift, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archive, "CONFLICTS", 2)
+    monkeypatch.setattr(archive_marks, "CONFLICTS", 2)
     lab_redshift.standin.faults({"match": "^delete", "error": "1023", "times": 2})
     with pytest.raises(SerializationConflict):
         lab.archive()

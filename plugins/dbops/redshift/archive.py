@@ -30,11 +30,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
-import re
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -45,15 +42,17 @@ from dbops.backups.lease import Lease
 from dbops.backups.store import AlreadyExists, NotFound, StoredObject
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.platform import ArchiveTable
-from dbops.redshift.archive_checks import (
-    MOMENTS,
-    Checks,
-    Column,
-    Kind,
-    differences,
-    expressions,
-    merged,
-    read_checks,
+from dbops.redshift.archive_checks import Checks, differences, merged
+from dbops.redshift.archive_marks import (
+    ATTACHED,
+    DELETED,
+    DISCARDED,
+    Mark,
+    locked,
+    make_marks,
+    mark,
+    naive,
+    read_marks,
 )
 from dbops.redshift.archive_parts import (
     ATTEMPTS,
@@ -71,21 +70,18 @@ from dbops.redshift.archive_parts import (
     new_attempt,
     part_key,
     parts_of_day,
-    unfinished_days,
+    update_part,
 )
-from dbops.redshift.session import SerializationConflict, Session, StatementRefused
-from dbops.sql import literal, quoted, statement
+from dbops.redshift.archive_source import Source, check_rows, read_columns, source_of
+from dbops.redshift.session import Session, StatementRefused
+from dbops.sql import literal, statement
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 LEASE: Final = timedelta(minutes=10)
-DELETED, DISCARDED, ATTACHED = "deleted", "discarded", "attached"
-MOST_DAYS: Final = 1024  # of one run: Airflow's limit of one mapped task
 ROUNDS: Final = 3
-CONFLICTS: Final = 6
 _COPIES: Final = 8
-_DAY: Final = timedelta(days=1)
 _WRONG_NUMBER: Final = "{name}: {what}; nothing was deleted, unload again"
 
 
@@ -103,261 +99,6 @@ class PartChanged(FinalError):
 
 class NotExpired(FinalError):
     """A day that the platform file wants to stay."""
-
-
-# --- what a table is ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """A table of the warehouse, or that of a day, with its columns."""
-
-    table: ArchiveTable
-    name: str
-    columns: tuple[Column, ...]
-
-    @property
-    def sql(self) -> str:
-        return quoted(*self.name.split(".", 1))
-
-    @property
-    def column(self) -> Column:
-        return next(column for column in self.columns if column.name == self.table.column)
-
-    def range(self, first: date | None, end: date | None) -> str:
-        """Rows from a day on and before another one, as a condition on the column itself."""
-        if self.table.days == "tables":
-            return "true"
-        name, bounds = quoted(self.table.column), []
-        for day, sign in ((first, ">="), (end, "<")):
-            if day is not None:
-                bounds.append(f"{name} {sign} {_moment(self.column.kind, day)}")
-        return " and ".join(bounds)
-
-    def of_day(self, day: date) -> str:
-        return self.range(day, day + _DAY)
-
-
-def _moment(kind: Kind, day: date) -> str:
-    if kind is Kind.DATE:
-        return f"'{day:%Y-%m-%d}'::date"
-    if kind is Kind.TIMESTAMP:
-        return f"'{day:%Y-%m-%d} 00:00:00'::timestamp"
-    return f"'{day:%Y-%m-%d} 00:00:00+00'::timestamptz"
-
-
-def read_columns(session: Session, names: Iterable[str]) -> dict[str, tuple[Column, ...]]:
-    """The columns of tables, in one statement; a table that is not there is left out."""
-    wanted = ", ".join(literal(name) for name in names)
-    found: dict[str, list[Column]] = {}
-    if wanted:
-        for schema, table, name, type_, not_null in session.rows(
-            statement("redshift/archive_columns").format(tables=wanted)
-        ):
-            found.setdefault(f"{schema}.{table}", []).append(Column(name=name, type=type_, not_null=bool(not_null)))
-    return {name: tuple(columns) for name, columns in found.items()}
-
-
-def source_of(table: ArchiveTable, name: str, columns: Sequence[Column]) -> Source:
-    """:raises ConfigurationError: the table cannot be archived, and why."""
-    what = f"archive of {name}"
-    named = {column.name: column for column in columns}
-    if table.column not in named:
-        raise ConfigurationError(
-            f"{what}: it has no column {table.column}, but {', '.join(named)}; correct redshift.archive.tables"
-        )
-    for column in columns:
-        try:
-            kind = column.kind
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{what}: {error}") from None
-        if column.name == table.column and kind not in MOMENTS:
-            raise ConfigurationError(
-                f"{what}: column {column.name} is {column.type}, not a date or timestamp: it does not say which day a "
-                "row belongs to; correct redshift.archive.tables"
-            )
-    return Source(table, name, tuple(columns))
-
-
-# --- plan ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PlannedDay:
-    """A day of a table that is to be archived."""
-
-    table: str
-    """The archived table's name in the platform file."""
-    day: date
-    rows: int | None
-    """When the plan was made; None: not counted."""
-    why: str
-
-
-@dataclass
-class ArchivePlan:
-    """What a run does, in this order, and what it leaves, with the reasons."""
-
-    days: list[PlannedDay] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    """`table day` -> why it stays."""
-    later: int = 0
-    """Days beyond what one run takes: the next one takes them."""
-    approval: str | None = None
-    """Why a person must agree."""
-
-    def describe(self) -> str:
-        lines = [f"{day.table} {day.day}: {_count(day.rows)}, {day.why}" for day in self.days]
-        lines += [f"{name} stays: {why}" for name, why in sorted(self.left.items())]
-        if self.later:
-            lines.append(f"{self.later:,} more days are left to the next run")
-        return "\n".join([*([self.approval] if self.approval else []), *lines]) or "nothing is to be archived"
-
-
-def _count(rows: int | None) -> str:
-    return "not counted" if rows is None else f"{rows:,} rows"
-
-
-def plan_archive(
-    session: Session,
-    place: ArchivePlace,
-    tables: Sequence[ArchiveTable],
-    *,
-    now: datetime,
-    first: date | None = None,
-    last: date | None = None,
-) -> ArchivePlan:
-    """Decide which days of which tables go. Changes nothing.
-
-    A table is asked once, for all of its days. With `first` or `last` only days of that range go, days without rows
-    too, which are then written down as empty.
-
-    :param now: aware; days are those of UTC.
-    :raises ConfigurationError: a table or column is not there, or cannot be archived.
-    """
-    plan = ArchivePlan()
-    today = now.astimezone(UTC).date()
-    days_of = {table.dataset: _day_tables(session, table) for table in tables if table.days == "tables"}
-    names = [table.table for table in tables if table.days == "rows"]
-    columns = read_columns(session, [*names, *(name for found in days_of.values() for name in found.values())])
-    attached = _attached(session, place, now)
-    for table in tables:
-        before = min(today - table.keep, last + _DAY if last else date.max)
-        found = _days_of(session, table, days_of.get(table.dataset, {}), columns, first, before)
-        wanted = dict.fromkeys(sorted(found), "older than what the table keeps")
-        for day in unfinished_days(place.store, table.dataset):
-            if (first is None or first <= day) and day < before:
-                wanted.setdefault(day, "an earlier run did not end")
-        if first is not None and last is not None and table.days == "rows":
-            for number in range((before - first).days):
-                wanted.setdefault(first + number * _DAY, "asked for")
-        for day in sorted(wanted):
-            name = f"{table.dataset} {day}"
-            hold, until = place.settings.hold(table, day), attached.get((table.dataset, day))
-            if hold is not None:
-                plan.left[name] = f"legal hold, {hold.reason}"
-            elif until is not None:
-                plan.left[name] = f"it was brought back, until {until:%Y-%m-%d %H:%M} UTC"
-            else:
-                rows = found.get(day, 0 if table.days == "rows" else None)
-                plan.days.append(PlannedDay(table.table, day, rows, wanted[day]))
-    plan.days.sort(key=lambda day: (day.day, day.table))  # the oldest first, and the tables side by side
-    plan.later = max(0, len(plan.days) - MOST_DAYS)
-    del plan.days[MOST_DAYS:]
-    plan.approval = _approval(plan, place.settings.max_days)
-    return plan
-
-
-def _approval(plan: ArchivePlan, most: int) -> str | None:
-    counts: dict[str, int] = {}
-    for day in plan.days:
-        if day.rows != 0:
-            counts[day.table] = counts.get(day.table, 0) + 1
-    over = [f"{count} days of {table}" for table, count in sorted(counts.items()) if count > most]
-    return f"{', '.join(over)} would be deleted after they were archived; more than {most} at once" if over else None
-
-
-def _days_of(
-    session: Session,
-    table: ArchiveTable,
-    day_tables: dict[date, str],
-    columns: dict[str, tuple[Column, ...]],
-    first: date | None,
-    before: date,
-) -> dict[date, int | None]:
-    """Days that have rows, or a table, and how many rows."""
-    if table.days == "tables":
-        for name in day_tables.values():
-            source_of(table, name, columns.get(name, ()))
-        return {day: None for day in day_tables if (first is None or first <= day) and day < before}
-    if table.table not in columns:
-        raise ConfigurationError(
-            f"archive of {table.table}: the warehouse has no such table; correct redshift.archive.tables, or grant "
-            "USAGE on its schema"
-        )
-    source = source_of(table, table.table, columns[table.table])
-    column = quoted(table.column)
-    day = {Kind.TIMESTAMPTZ: f"({column} at time zone 'UTC')::date", Kind.TIMESTAMP: f"{column}::date"}
-    sql = statement("redshift/archive_days").format(
-        day=day.get(source.column.kind, column), table=source.sql, range=source.range(first, before)
-    )
-    return {found: int(rows) for found, rows in session.rows(sql)}
-
-
-def _day_tables(session: Session, table: ArchiveTable) -> dict[date, str]:
-    """The tables of the days, by day."""
-    schema, _, pattern = table.table.partition(".")
-    start, _, end = pattern.partition("{day}")
-    found = {}
-    for (name,) in session.rows(statement("redshift/archive_tables"), schema, len(start), start):
-        match = re.fullmatch(rf"{re.escape(start)}(\d{{8}}){re.escape(end)}", name)
-        if match:
-            with suppress(ValueError):
-                found[datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC).date()] = f"{schema}.{name}"
-    return found
-
-
-def _attached(session: Session, place: ArchivePlace, now: datetime) -> dict[tuple[str, date], datetime]:
-    if not _has_marks(session, place):
-        return {}
-    sql = statement("redshift/archive_attached").format(marks=_marks(place))
-    return {(dataset, day): until for dataset, day, until in session.rows(sql, _naive(now))}
-
-
-def make_marks(session: Session, place: ArchivePlace) -> None:
-    """Make the table of marks, when it is not there.
-
-    :raises ConfigurationError: the login may not, and somebody else must.
-    """
-    if _has_marks(session, place):
-        return
-    sql = statement("redshift/archive_marks_table").format(marks=_marks(place))
-    try:
-        session.run(sql)
-    except StatementRefused as error:
-        if not _has_marks(session, place):  # or somebody else was faster
-            raise ConfigurationError(
-                f"table {place.settings.marks}, in which deletions are marked, cannot be made: {error}; let somebody "
-                f"make it who may, and grant it to this login: {' '.join(sql.split())}"
-            ) from None
-
-
-def _has_marks(session: Session, place: ArchivePlace) -> bool:
-    schema, _, name = place.settings.marks.partition(".")
-    ((there,),) = session.rows(statement("redshift/archive_has_marks"), schema, name)
-    return bool(there)
-
-
-def _marks(place: ArchivePlace) -> str:
-    return quoted(*place.settings.marks.split(".", 1))
-
-
-def _naive(moment: datetime) -> datetime:
-    """As a TIMESTAMP of the warehouse holds it."""
-    return moment.astimezone(UTC).replace(tzinfo=None)
-
-
-# --- a day --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -447,7 +188,7 @@ class _Day:
     ) -> None:
         self.session, self.place, self.table, self.day = session, place, table, day
         self.lease, self.now, self.replace, self.done = lease, now, replace, done
-        self.store, self.dataset, self.marks = place.store, table.dataset, _marks(place)
+        self.store, self.dataset = place.store, table.dataset
         self.what = f"archive of {self.dataset} {day}"
         self.parts: list[ArchivedPart] = []
         self.staged: list[StoredObject] = []
@@ -457,9 +198,9 @@ class _Day:
     def settle(self) -> bool:
         """End what earlier runs began; False when the day must be left alone."""
         make_marks(self.session, self.place)
-        marks = self._read_marks()
+        marks = read_marks(self.session, self.place, self.dataset, self.day)
         until = [mark.keep_until for mark in marks.values() if mark.outcome == ATTACHED and mark.keep_until]
-        if until and max(until) > _naive(self.now):
+        if until and max(until) > naive(self.now):
             self.done.kept = f"it was brought back, until {max(until):%Y-%m-%d %H:%M} UTC"
             return False
         parts = parts_of_day(self.store, self.dataset, self.day)
@@ -722,29 +463,22 @@ class _Day:
         self.done.deleted += deleted
         return why
 
-    def _locked(self, work: Callable[[dict[str, _Mark]], _T]) -> _T:
-        """A transaction that nobody else is in: it begins with the lock, and then reads the marks of the day."""
-        for number in range(CONFLICTS):
-            try:
-                with self.session.transaction():
-                    self.session.run(statement("redshift/archive_lock").format(marks=self.marks))
-                    return work(self._read_marks())
-            except SerializationConflict as error:
-                if number == CONFLICTS - 1:
-                    raise
-                log.info("%s: %s", self.what, error)
-                time.sleep(random.uniform(0.1, 0.5) * 2**number)
-        raise AssertionError("the last conflict was raised")
+    def _locked(self, work: Callable[[dict[str, Mark]], _T]) -> _T:
+        return locked(self.session, self.place, self.dataset, self.day, work)
 
     def _delete_locked(
-        self, parts: list[ArchivedPart], marks: dict[str, _Mark], *, is_new: bool
+        self, parts: list[ArchivedPart], marks: dict[str, Mark], *, is_new: bool
     ) -> tuple[list[str], int]:
         """What differs, and how many rows were deleted."""
         for part in parts:
             if part.attempt in marks and marks[part.attempt].outcome != ATTACHED:
                 return [f"attempt {part.attempt} was {marks[part.attempt].outcome} by somebody else"], 0
         source = self._source()  # of now: a column may have been added
-        table = self._checks(source) if source is not None else None
+        table = (
+            check_rows(self.session, source.sql, source.columns, source.of_day(self.day))
+            if source is not None
+            else None
+        )
         if table is None or (not table.rows and not is_new):
             log.warning("%s: its rows are gone from the table, and not by us", self.what)
             table = None
@@ -763,18 +497,6 @@ class _Day:
             self._mark(part.attempt, DELETED, part.rows, was_marked=part.attempt in marks)
         return [], table.rows if table is not None else 0
 
-    def _checks(self, source: Source) -> Checks:
-        found = [
-            row
-            for figures in expressions(source.columns)
-            for row in self.session.rows(
-                statement("redshift/archive_checks").format(
-                    figures=figures, table=source.sql, range=source.of_day(self.day)
-                )
-            )
-        ]
-        return read_checks(source.columns, found)
-
     def _commit(self, part: ArchivedPart) -> None:
         key = part_key(self.dataset, self.day, part.attempt)
         with suppress(AlreadyExists):  # by this process, before a conflict
@@ -791,19 +513,7 @@ class _Day:
                 f"{self.what}: DELETE took {deleted:,} rows where {rows:,} were compared; it was rolled back, try again"
             )
 
-    # ------------------------------------------------------------------ marks
-
-    def _read_marks(self) -> dict[str, _Mark]:
-        sql = statement("redshift/archive_marks").format(marks=self.marks)
-        found = self.session.rows(sql, self.dataset, self.day)
-        return {attempt: _Mark(outcome, int(rows), until) for attempt, outcome, rows, until in found}
-
-    def _mark(self, attempt: str, outcome: str, rows: int, *, was_marked: bool) -> None:
-        key = (self.dataset, self.day, attempt)
-        if was_marked:
-            self.session.run(statement("redshift/archive_unmark").format(marks=self.marks), *key)
-        sql = statement("redshift/archive_mark").format(marks=self.marks)
-        self.session.run(sql, *key, outcome, rows, _naive(datetime.now(UTC)), None)
+    # ------------------------------------------------------------------ discarding
 
     def _discard(self, attempt: str) -> bool:
         """Mark an attempt as discarded, then remove what it left; False when it has deleted its rows by now."""
@@ -814,7 +524,10 @@ class _Day:
         self._remove(attempt, [key.removeprefix(prefix) for key in found])
         return True
 
-    def _discard_locked(self, attempt: str, mark: _Mark | None) -> bool:
+    def _mark(self, attempt: str, outcome: str, rows: int, *, was_marked: bool) -> None:
+        mark(self.session, self.place, self.dataset, self.day, attempt, outcome, rows, was_marked=was_marked)
+
+    def _discard_locked(self, attempt: str, mark: Mark | None) -> bool:
         if mark is not None and mark.outcome == DELETED:
             return False
         if mark is None or mark.outcome != DISCARDED:
@@ -839,25 +552,11 @@ class _Day:
         """Say in each document that its rows are gone, tell whoever remembers it, and only then end the attempt."""
         for part in self.parts:
             if part.deleted_at is None or part.attached_at is not None:
-                part = self._as_deleted(part)
+                part = update_part(self.store, part, deleted_at=datetime.now(UTC), attached_at=None)
             on_part(part)
             self.done.parts.append(part)
         for attempt in {part.attempt for part in self.parts}:
             self._clear(attempt)
-
-    def _as_deleted(self, part: ArchivedPart) -> ArchivedPart:
-        key = part_key(self.dataset, self.day, part.attempt)
-        there = self.store.head(key)
-        part = part.model_copy(update={"deleted_at": datetime.now(UTC), "attached_at": None})
-        self.store.put(key, part.to_json(), if_match=there.etag if there else "")
-        return part
-
-
-@dataclass(frozen=True)
-class _Mark:
-    outcome: str
-    rows: int
-    keep_until: datetime | None
 
 
 def _name(attempt: str, staged_key: str) -> str:

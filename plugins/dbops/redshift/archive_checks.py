@@ -303,38 +303,43 @@ def _merged(found: Sequence[ColumnCheck]) -> ColumnCheck:
     )
 
 
-def differences(table: Checks, files: Checks) -> list[str]:
+def differences(table: Checks, files: Checks, *, one: str = "the table", other: str = "the files") -> list[str]:
     """What the two do not agree on, in words; the figures of a column that is fine are left out."""
     if table.rows != files.rows:
-        return [f"the table has {table.rows:,} rows, the files {files.rows:,}"]
-    told, kept = ({column.name: column.type for column in one.columns} for one in (table, files))
+        return [f"{one} has {table.rows:,} rows, {other} {files.rows:,}"]
+    told, kept = ({column.name: column.type for column in side.columns} for side in (table, files))
     if told != kept:
         odd = sorted(name for name in told.keys() | kept.keys() if told.get(name) != kept.get(name))
         return [f"the columns differ: {', '.join(odd)}"]
     there = {column.name: column for column in files.columns}
-    found = [text for column in table.columns for text in _column_differences(column, there[column.name])]
+    found = [
+        f"{column.name}: {words} {mine} in {one}, {theirs} in {other}"
+        for column in table.columns
+        for words, mine, theirs in _column_differences(column, there[column.name])
+    ]
     sums = {text.columns: text.total for text in files.texts}
     odd = [", ".join(text.columns) for text in table.texts if sums.get(text.columns) != text.total]
     return found + [f"the texts of {names} differ" for names in odd]
 
 
-def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[str]:
-    found: list[str] = []
+def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[tuple[str, str, str]]:
+    """Figure, value in the table, value in the files."""
+    found: list[tuple[str, str, str]] = []
     for figure, words in (
         ("filled", "values"), ("nans", "NaN"), ("low", "least"), ("high", "greatest"), ("total", "sum"),
     ):  # fmt: skip
-        one, other = getattr(table, figure), getattr(files, figure)
-        if one != other:
-            found.append(f"{table.name}: {words} {one} in the table, {other} in the files")
+        mine, theirs = getattr(table, figure), getattr(files, figure)
+        if mine != theirs:
+            found.append((words, str(mine), str(theirs)))
     if table.rough is not None and files.rough is not None:
         # A sum depends on the order of what is summed: by the spacing of doubles for each of the values, at most.
         sums = max(table.rough[3], files.rough[3]) * (_DIGITS + math.ulp(1.0) * 2 * table.filled)
         for at, words in enumerate(("least", "greatest", "sum")):
-            one, other = table.rough[at], files.rough[at]
+            value, wanted = table.rough[at], files.rough[at]
             shown = _SHOWN.get(table.type, _DIGITS)
-            allowed = sums if words == "sum" else shown * max(abs(one), abs(other))
-            if not _is_near(one, other, allowed):
-                found.append(f"{table.name}: {words} {one!r} in the table, {other!r} in the files")
+            allowed = sums if words == "sum" else shown * max(abs(value), abs(wanted))
+            if not _is_near(value, wanted, allowed):
+                found.append((words, repr(value), repr(wanted)))
     return found
 
 

@@ -201,6 +201,17 @@ def parts_of_day(store: S3Store, dataset: str, day: date) -> list[ArchivedPart]:
     return _read(store, [item.key for item in store.list(prefix) if item.key.endswith(".json")])
 
 
+def update_part(
+    store: S3Store, part: ArchivedPart, *, attached_at: datetime | None, deleted_at: datetime | None = None
+) -> ArchivedPart:
+    """Write down that rows were deleted, or brought back; whoever calls holds the day's lease."""
+    key = part_key(part.dataset, part.day, part.attempt)
+    there = store.head(key)
+    part = part.model_copy(update={"deleted_at": deleted_at or part.deleted_at, "attached_at": attached_at})
+    store.put(key, part.to_json(), if_match=there.etag if there else "")
+    return part
+
+
 def parts_of(store: S3Store, dataset: str, first: date | None = None, last: date | None = None) -> list[ArchivedPart]:
     """The committed parts of a dataset, ordered by day; of these days, both included."""
     prefix = f"{PARTS}/{folder(dataset)}/"
