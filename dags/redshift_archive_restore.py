@@ -1,9 +1,9 @@
 """Brings archived days of the warehouse back, by hand: into side tables, or from there into the table they were in.
 
-**What happens**: `plan` looks up the parts of the days, and whether their files can be read at once. `load` copies a day
-into a side table of its own (`<table>_restored_<day>`) and compares it with what was archived, figure by figure. In mode
-`side` that is all. In mode `attach` a person approves, then `attach` moves each day into its table, in one transaction;
-archival leaves the day there for as long as the form says.
+**What happens**: `plan` looks up the parts of the days, and whether their files can be read at once. `load` copies a
+day into a side table of its own (`<table>_restored_<day>`) and compares it with what was archived, figure by figure. In
+mode `side` that is all. In mode `attach` a person approves, then `attach` moves each day into its table, in one
+transaction; archival leaves the day there for as long as the form says.
 
 **When it fails**: clear the failed task and what follows, a day may be repeated at any time. What each refusal means:
 `include/runbooks/redshift_archive_restore.md`.
@@ -62,8 +62,8 @@ if redshift and tables:
                 type="string",
                 enum=["side", "attach"],
                 title="Mode",
-                description="side: into tables of their own. attach: from there into the table where they were, after an "
-                "approval.",
+                description="side: into tables of their own. attach: from there into the table where they were, after "
+                "an approval.",
             ),
             "keep_days": Param(
                 7,
@@ -77,8 +77,8 @@ if redshift and tables:
                 False,
                 type="boolean",
                 title="Thaw",
-                description="When files lie in Glacier or Deep Archive: ask S3 to thaw them. The run then fails; trigger it "
-                "again when they are thawed.",
+                description="When files lie in Glacier or Deep Archive: ask S3 to thaw them. The run then fails; "
+                "trigger it again when they are thawed.",
             ),
         },
     ):

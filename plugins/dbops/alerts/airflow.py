@@ -335,13 +335,12 @@ def _title(context: Context, dag_id: str, verb: str) -> str:
 
 
 def _narrowed(context: Context) -> bool:
-    run = context.get("dag_run")
-    conf = getattr(run, "conf", None) or {}
-    if conf.get("dry_run") or conf.get("first_day") or conf.get("last_day"):
+    conf, params = getattr(context.get("dag_run"), "conf", None) or {}, context["dag"].params
+    if conf.get("dry_run") or ("tables" in params and (conf.get("first_day") or conf.get("last_day"))):
         return True
     for name in ("namespaces", "tables"):
         wanted: Sequence[str] = conf.get(name) or ()
-        if wanted and set(wanted) < set(context["dag"].params.get(name) or ()):
+        if wanted and set(wanted) < set(params.get(name) or ()):
             return True
     return False
 

@@ -34,7 +34,7 @@ class Reclaimed:
         """Why VACUUM did nothing, though it said nothing."""
         if self.before and self.after and 0 < self.before[0] <= self.after[0]:
             return (
-                f"VACUUM DELETE ONLY of {self.table} gave nothing back, {self.after[0]:,} deleted rows are there still: "
+                f"VACUUM DELETE ONLY of {self.table} gave nothing back of {self.after[0]:,} deleted rows: "
                 "a transaction older than their deletion is open (svv_transactions), or the login does not own the "
                 "table"
             )
