@@ -10,7 +10,7 @@ from dbops_lab.redshift.statements import PARAMETERS
 from psycopg2 import sql
 
 HERE = Path(__file__).parent
-FILES = ("tables.sql", "journal.sql", "sqlfunctions.sql", "functions.sql")
+FILES = ("tables.sql", "journal.sql", "functions.sql", "internals.sql")
 VIEWS = "views"
 DATABASE_SETTINGS = {
     "default_transaction_isolation": "repeatable read",
