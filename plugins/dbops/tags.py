@@ -8,6 +8,7 @@ from enum import StrEnum
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     REDSHIFT = "redshift"
+    ARCHIVE = "archive"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

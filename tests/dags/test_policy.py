@@ -65,6 +65,8 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "backup_retention_apac",
         "backup_retention_eu",
         "backup_rpo",
+        "redshift_archive",
+        "redshift_archive_restore",
         "redshift_maintenance_daily",
         "redshift_maintenance_monthly",
         "redshift_maintenance_weekly",
