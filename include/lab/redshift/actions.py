@@ -17,6 +17,7 @@ from dbops_lab.redshift.wire import Disconnected
 
 if TYPE_CHECKING:
     from dbops_lab.redshift.copy import CopyDone
+    from dbops_lab.redshift.history import History
     from dbops_lab.redshift.session import Session
     from dbops_lab.redshift.unload import UnloadDone
 
@@ -29,9 +30,12 @@ def run(made: Plan, session: Session, fault: Order | None) -> int:
     :raises BackendError: it failed; what it did in the client's transaction is undone with that.
     """
     is_cut = fault is not None and fault.drop == DURING
+    delay = fault.delay if fault is not None else 0.0
     if made.special == "vacuum":
-        vacuum.vacuum(made.text, session, is_cut=is_cut)
+        vacuum.vacuum(made.text, session, delay=delay, is_cut=is_cut)
         return 0
+    if delay:
+        session.upstream.query(f"SELECT pg_sleep({delay})")
     if made.special == "analyze":
         vacuum.analyze(made.text, session)
         return 0
@@ -41,7 +45,9 @@ def run(made: Plan, session: Session, fault: Order | None) -> int:
     if session.proxy.s3 is None:
         raise unsupported(f"{made.special.upper()} without S3: start it with --s3-endpoint")
     failing = {"unload_slice": fault.slice} if fault is not None and fault.slice is not None else {}
-    bulk = BulkSession(session.user, session.query_id, SLICES, lambda query: translated_query(query), failing)
+    bulk = BulkSession(
+        session.history.user, session.history.query_id, SLICES, lambda query: translated_query(query), failing
+    )
     with transaction(session):
         if made.special == "copy":
             return _copy(made, session, bulk, is_cut=is_cut)
@@ -81,35 +87,36 @@ def _copy(made: Plan, session: Session, bulk: BulkSession, *, is_cut: bool) -> i
     try:
         done = copy.run(made.text, session.upstream, session.proxy.s3, bulk)
     except copy.CopyFailed as failed:
-        _record_copy(failed.done, session)
+        _record_copy(failed.done, session.history)
         raise
     if is_cut:
         raise Disconnected
     name = f"SELECT {done.table_id}::regclass::text"
     session.upstream.query(f"SELECT rs.changed(({name}), 'load', {done.loaded_rows})")
-    _record_copy(done, session)
-    session.last_copy_id, session.last_copy_count = session.query_id, done.loaded_rows
+    _record_copy(done, session.history)
+    session.history.last |= {"pg_last_copy_id": session.history.query_id, "pg_last_copy_count": done.loaded_rows}
     for said in done.notices:
         session.notice("00000", said, severity="INFO")
     return done.loaded_rows
 
 
-def _record_copy(done: CopyDone, session: Session) -> None:
-    common = {"query_id": session.query_id, "username": session.user, "table_id": done.table_id}
-    session.journal.add(
-        "load", **common, xid=session.xid, pid=session.pid, database=session.database, status=done.status,
-        table_name=done.table, started=_naive(done.started), ended=_naive(done.ended), data_source=done.data_source,
-        file_format=done.file_format, loaded_rows=done.loaded_rows, loaded_bytes=done.loaded_bytes,
-        files=done.source_file_count, errors=done.error_count, error=done.error_message or None,
+def _record_copy(done: CopyDone, history: History) -> None:
+    history.record(
+        "load", status=done.status, table_id=done.table_id, table_name=done.table, started=_naive(done.started),
+        ended=_naive(done.ended), data_source=done.data_source, file_format=done.file_format,
+        loaded_rows=done.loaded_rows, loaded_bytes=done.loaded_bytes, files=done.source_file_count,
+        errors=done.error_count, error=done.error_message or None,
     )  # fmt: skip
     for number, file in enumerate(done.files):
-        session.journal.add(
-            "load_file", **common, at=_naive(file.ended), started=_naive(file.started), filename=file.filename,
-            file_format=done.file_format, lines=file.lines_scanned, bytes=file.bytes_scanned, slice=number % SLICES,
-            status=done.status,
+        history.record(
+            "load_file", table_id=done.table_id, at=_naive(file.ended), started=_naive(file.started),
+            filename=file.filename, file_format=done.file_format, lines=file.lines_scanned,
+            bytes=file.bytes_scanned, slice=number % SLICES, status=done.status,
         )  # fmt: skip
     for error in done.errors:
-        session.journal.add("load_error", **common, table_name=done.table, at=_naive(done.ended), **vars(error))
+        history.record(
+            "load_error", table_id=done.table_id, table_name=done.table, at=_naive(done.ended), **vars(error)
+        )
 
 
 # ---------------------------------------------------------------------------------------------- UNLOAD
@@ -135,28 +142,26 @@ def _unload(made: Plan, session: Session, bulk: BulkSession, *, is_cut: bool) ->
     try:
         done = unload.run(made.text, session.upstream, _Cut(s3) if is_cut else s3, bulk)
     except unload.UnloadFailed as failed:
-        _record_unload(failed.done, session)
+        _record_unload(failed.done, session.history)
         raise
     if is_cut:
         raise Disconnected
-    _record_unload(done, session)
-    session.last_unload_id, session.last_unload_count = session.query_id, done.rows
+    _record_unload(done, session.history)
+    session.history.last |= {"pg_last_unload_id": session.history.query_id, "pg_last_unload_count": done.rows}
     for said in done.notices:
         session.notice("00000", said, severity="INFO")
     return done.rows
 
 
-def _record_unload(done: UnloadDone, session: Session) -> None:
-    common = {"query_id": session.query_id, "username": session.user, "pid": session.pid}
-    session.journal.add(
-        "unload", **common, xid=session.xid, database=session.database, status=done.status,
-        started=_naive(done.started), ended=_naive(done.ended), file_format=done.file_format, rows=done.rows,
-        bytes=done.size, files=len(done.files), error=done.error_message or None, destination=done.location,
-        compression=done.compression,
+def _record_unload(done: UnloadDone, history: History) -> None:
+    history.record(
+        "unload", status=done.status, started=_naive(done.started), ended=_naive(done.ended),
+        file_format=done.file_format, rows=done.rows, bytes=done.size, files=len(done.files),
+        error=done.error_message or None, destination=done.location, compression=done.compression,
     )  # fmt: skip
     for number, file in enumerate(done.files):
-        session.journal.add(
-            "unload_file", **common, started=_naive(file.started), ended=_naive(file.ended), path=file.path,
+        history.record(
+            "unload_file", started=_naive(file.started), ended=_naive(file.ended), path=file.path,
             rows=file.line_count, bytes=file.transfer_size, file_format=done.file_format, slice=number % SLICES,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from dbops_lab.redshift import wire
 from dbops_lab.redshift.errors import BackendError
-from dbops_lab.redshift.translate import translated
+from dbops_lab.redshift.translate import CANCELLED, translated
 from dbops_lab.redshift.wire import Column, Wire, text
 
 Rows = list[tuple[str | None, ...]]
@@ -154,7 +154,7 @@ class Upstream:
     def _check(self) -> None:
         if self.is_cancelled:
             self.is_cancelled = False
-            raise BackendError("57014", "canceling statement due to user request")
+            raise BackendError("57014", CANCELLED)
 
     # ------------------------------------------------------------------ beside the client's own statements
 

@@ -11,14 +11,15 @@ from dbops_lab.redshift.errors import BackendError
 BOOL, INT8, INT2, INT4, TEXT, JSON, FLOAT4, FLOAT8 = 16, 20, 21, 23, 25, 114, 700, 701
 BPCHAR, VARCHAR, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, NUMERIC, JSONB = 1042, 1043, 1082, 1083, 1114, 1184, 1700, 3802
 NAME, CHAR = 19, 18
+SUPER = 4000  # as Redshift's own clients see it
 STRINGS = (TEXT, VARCHAR, BPCHAR, NAME, CHAR)
-SUPERS = (JSON, JSONB)
+SUPERS = (JSON, JSONB, SUPER)
 UNBOUND_PRECISION, UNBOUND_SCALE = 38, 10  # of a numeric without typmod: PostgreSQL's aggregates have none
 
 _NAMES = {
     BOOL: "boolean", INT8: "bigint", INT2: "smallint", INT4: "integer", FLOAT4: "real", FLOAT8: "double precision",
     DATE: "date", TIME: "time without time zone", TIMESTAMP: "timestamp without time zone",
-    TIMESTAMPTZ: "timestamp with time zone", JSON: "super", JSONB: "super",
+    TIMESTAMPTZ: "timestamp with time zone", JSON: "super", JSONB: "super", SUPER: "super",
 }  # fmt: skip
 _ARROW = {
     BOOL: pa.bool_(), INT8: pa.int64(), INT2: pa.int16(), INT4: pa.int32(), FLOAT4: pa.float32(),

@@ -198,7 +198,7 @@ def _chosen(statement: CopyStatement, every: Sequence[TargetColumn]) -> list[Tar
     if statement.explicit_ids:
         missing = {column.name for column in every if column.identity == "a"} - {column.name for column in chosen}
         if missing or not any(column.identity for column in every):
-            raise BackendError("42601", "EXPLICIT_IDS needs the identity column in the column list")
+            raise BackendError("42601", "EXPLICIT_IDS needs an identity column among the columns that are loaded")
     elif any(column.identity == "a" for column in chosen):
         raise BackendError("42601", "cannot set an identity column to a value without EXPLICIT_IDS")
     return chosen
@@ -236,14 +236,16 @@ class Loader:
 
         :raises BackendError: too many cannot, or a file is not there.
         """
+        for found in self._objects:
+            file = LoadedFile(found.url, found.size, now(), now())
+            self._done.files.append(file)
+            yield from self._file_blocks(found, file)
+            file.ended = now()
+
+    def _file_blocks(self, found: S3Object, file: LoadedFile) -> Iterator[bytes]:
+        read = self._parquet if self._statement.format == "parquet" else self._text
         try:
-            for found in self._objects:
-                file = LoadedFile(found.url, found.size, now(), now())
-                self._done.files.append(file)
-                yield from (
-                    self._parquet(found, file) if self._statement.format == "parquet" else self._text(found, file)
-                )
-                file.ended = now()
+            yield from read(found, file)
         except (ClientError, BotoCoreError) as error:
             self.failure = s3_error(error)
             raise self.failure from error

@@ -66,8 +66,8 @@ class TargetColumn:
 _SHOWN = {
     types.BOOL: "bool", types.INT2: "int2", types.INT4: "int4", types.INT8: "int8", types.FLOAT4: "float4",
     types.FLOAT8: "float8", types.NUMERIC: "numeric", types.DATE: "date", types.TIME: "time",
-    types.TIMESTAMP: "timestamp", types.TIMESTAMPTZ: "timestamptz", types.BPCHAR: "char", types.JSON: "super",
-    types.JSONB: "super",
+    types.TIMESTAMP: "timestamp", types.TIMESTAMPTZ: "timestamptz", types.BPCHAR: "char",
+    **dict.fromkeys(types.SUPERS, "super"),
 }  # fmt: skip
 
 

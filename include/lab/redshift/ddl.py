@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
-from dbops_lab.redshift.functions import RESERVED
+from dbops_lab.redshift.functions import RESERVED, words
 from dbops_lab.redshift.lexer import NUMBER, Token, identifier
 from dbops_lab.redshift.rewrite import Group, Node, Rewriter, commas, is_space, render, symbol, trimmed, word
 from dbops_lab.redshift.translate import BYTES_CHECK
@@ -15,21 +15,11 @@ from dbops_lab.redshift.types import ColumnType, read_type
 
 QUIET = "WITH (autovacuum_enabled = false, toast.autovacuum_enabled = false)"
 """PostgreSQL leaves the table alone: what VACUUM and ANALYZE have to do here is what Redshift would have."""
-ENCODINGS = frozenset([
-    "raw",
-    "az64",
-    "bytedict",
-    "delta",
-    "delta32k",
-    "lzo",
-    "mostly8",
-    "mostly16",
-    "mostly32",
-    "runlength",
-    "text255",
-    "text32k",
-    "zstd",
-])
+ENCODINGS = words(
+    """
+    raw az64 bytedict delta delta32k lzo mostly8 mostly16 mostly32 runlength text255 text32k zstd
+    """
+)
 
 
 @dataclass

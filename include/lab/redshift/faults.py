@@ -24,7 +24,10 @@ class Order:
     slice: int | None = None  # of an UNLOAD, that fails when it writes
 
     def __post_init__(self) -> None:
-        re.compile(self.match)
+        try:
+            re.compile(self.match)
+        except re.error as problem:
+            raise ValueError(f"match is {self.match!r}: {problem}") from None
         if self.drop not in ("", BEFORE, DURING, AFTER):
             raise ValueError(f"drop is {self.drop!r}: it is before, during or after")
 

@@ -267,3 +267,16 @@ CREATE FUNCTION rs.isolation() RETURNS text
 LANGUAGE sql STABLE AS $$
     SELECT CASE current_setting('transaction_isolation') WHEN 'serializable' THEN 'Serializable' ELSE 'Snapshot Isolation' END
 $$;
+
+-- ANALYZE COMPRESSION: the encoding that Redshift would choose for each column's type.
+CREATE FUNCTION rs.analyze_compression(name text)
+RETURNS TABLE ("table" text, "column" text, encoding text, est_reduction_pct numeric(5,2))
+LANGUAGE sql STABLE AS $$
+    SELECT c.relname::text, c.attname::text,
+           CASE WHEN c.sortkey <> 0 THEN 'raw' WHEN c.type LIKE 'char%' THEN 'zstd' WHEN c.encoding = 'none' THEN 'raw'
+                ELSE c.encoding END,
+           CASE WHEN c.sortkey <> 0 OR c.encoding = 'none' THEN 0 ELSE 30 END::numeric(5,2)
+    FROM rs.columns c JOIN rs.table_note t ON t.relid = c.relid
+    WHERE name = '' OR c.relid = name::regclass
+    ORDER BY c.relid, c.attnum
+$$;

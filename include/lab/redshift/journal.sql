@@ -4,7 +4,8 @@ CREATE TABLE rs.j_query (
     querytxt text, started timestamp, ended timestamp, rows bigint, error text, label text, slots int,
     control text,
     queued float8,          -- seconds in the queue, after `started`
-    service_class int, cpu float8, memory bigint, blocks_read bigint, temporary_mb bigint, is_cached boolean
+    service_class int, cpu float8, memory bigint, blocks_read bigint, temporary_mb bigint, is_cached boolean,
+    is_planned boolean
 );
 CREATE TABLE rs.j_load (
     seq bigint PRIMARY KEY, query_id bigint, xid bigint, pid int, username text, database text, status text,

@@ -13,24 +13,11 @@ from typing import Any, NoReturn
 
 from dbops_lab.redshift.bulk import InternalError
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
-from dbops_lab.redshift.lexer import NUMBER, SPACE, STRING, SYMBOL, WORD, Token, significant, tokenize
+from dbops_lab.redshift.lexer import NUMBER, STRING, SYMBOL, WORD, Token, significant, tokenize
 
 MB, GB = 1 << 20, 1 << 30
 LARGEST_FILE = 6.2 * GB
 SMALLEST_FILE = 5 * MB
-SECRET_WORDS = ("credentials", "access_key_id", "secret_access_key", "session_token", "master_symmetric_key")
-
-
-def masked(sql: str) -> str:
-    """The statement as Redshift's logs show it: without the secrets of its authorization."""
-    parts, after_secret = [], False
-    for token in tokenize(sql):
-        if token.kind == SPACE:
-            parts.append(token.text)
-            continue
-        parts.append("''" if after_secret and token.kind == STRING else token.text)
-        after_secret = token.is_word(*SECRET_WORDS) or (after_secret and token.is_word("as"))
-    return "".join(parts)
 
 
 def limits_outer_select(query: str) -> bool:

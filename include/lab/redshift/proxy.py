@@ -12,9 +12,10 @@ from typing import Any
 import psycopg2
 from dbops_lab.redshift import catalog
 from dbops_lab.redshift.faults import Faults
+from dbops_lab.redshift.handshake import greet
 from dbops_lab.redshift.journal import Journal
 from dbops_lab.redshift.session import Session
-from dbops_lab.redshift.wire import CANCEL, Wire
+from dbops_lab.redshift.wire import CANCEL, Disconnected, Wire
 from dbops_lab.s3 import REGION
 from psycopg2 import sql
 
@@ -92,7 +93,27 @@ class Proxy:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=Session(Wire(connection), self).run, daemon=True).start()
+            threading.Thread(target=self._serve, args=(Wire(connection),), daemon=True).start()
+
+    def _serve(self, client: Wire) -> None:
+        """One client, from its first packet to its last."""
+        try:
+            opened = greet(client, self)
+            if opened is None:
+                return
+            session = Session(client, opened, self)
+            name = (opened.pid, opened.key)
+            with self._lock:
+                self._sessions[name] = session
+            try:
+                session.run()
+            finally:
+                with self._lock:
+                    del self._sessions[name]
+        except (Disconnected, OSError):
+            pass
+        finally:
+            client.close()
 
     def _flush(self) -> None:
         while not self._is_closed.wait(FLUSH_SECONDS):
@@ -105,14 +126,6 @@ class Proxy:
             self._listener.close()
         with contextlib.suppress(psycopg2.Error):
             self.journal.flush()
-
-    def remember(self, session: Session) -> None:
-        with self._lock:
-            self._sessions[session.pid, session.key] = session
-
-    def forget(self, session: Session) -> None:
-        with self._lock:
-            self._sessions.pop((session.pid, session.key), None)
 
     def cancel(self, pid: int, key: bytes) -> None:
         """A client asked, over a connection of its own, that another's statement end."""
@@ -129,16 +142,7 @@ class Proxy:
         """Who is connected, and what runs."""
         with self._lock:
             found = list(self._sessions.values())
-        return [
-            {
-                "pid": session.pid, "username": session.user, "database": session.database, "started": session.started,
-                "application": session.application, "xid": session.xid or None,
-                "transaction_started": session.transaction_started,
-                **({} if running is None else running),
-            }
-            for session in found
-            for running in [session.running]
-        ]  # fmt: skip
+        return [session.history.as_session() for session in found]
 
     # ------------------------------------------------------------------ maintenance of PostgreSQL itself
 

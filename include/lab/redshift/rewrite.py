@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dbops_lab.redshift.errors import BackendError, syntax_error, unsupported
-from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NOT_FUNCTIONS, RESERVED
+from dbops_lab.redshift.functions import ALLOWED, DATE_PARTS, NEVER_BARE, NOT_FUNCTIONS, RESERVED, words
 from dbops_lab.redshift.lexer import NUMBER, QUOTED, SPACE, STRING, SYMBOL, WORD, Token, identifier, literal
 
 SYSTEM_PREFIXES = ("stl_", "stv_", "svl_", "svv_", "svcs_", "sys_")
@@ -14,14 +14,16 @@ SHADOWED = {"pg_user": "rs.pg_user", "pg_group": "rs.pg_group", "pg_database_inf
 """Catalogs that PostgreSQL has too, with other columns."""
 INFORMATION = {"table_constraints": "rs.table_constraints", "key_column_usage": "rs.key_column_usage"}
 """The same of `information_schema`: keys that nothing enforces."""
-CATALOGS = frozenset(
-    """
+CATALOGS = words("""
     pg_attrdef pg_attribute pg_attribute_info pg_class pg_class_info pg_constraint pg_database pg_database_info
     pg_default_acl pg_description pg_external_schema pg_group pg_index pg_indexes pg_language pg_library pg_locks
     pg_namespace pg_proc pg_proc_info pg_shadow pg_statistic_indicator pg_table_def pg_tables pg_type pg_user pg_views
-    """.split()
-)
+    """)
 """Those of PostgreSQL's that Redshift has."""
+VERSION = (
+    "'PostgreSQL 8.0.2 on i686-pc-linux-gnu, compiled by GCC gcc (GCC) 3.4.2 20041017 (Red Hat 3.4.2-6.fc3),"
+    " Redshift 1.0.77433'::varchar"
+)
 COMPARISONS = ("=", "<", ">", "<=", ">=", "<>", "!=")
 TABLE_WORDS = ("from", "join", "into", "update", "using")
 SESSION_FUNCTIONS = (
@@ -158,7 +160,7 @@ class _Walk:
                 self._out.append(node)
                 continue
             if isinstance(node, Group):
-                self._out.append(Group(self._rewriter.scope(node.nodes)))
+                self._group(node)
             elif node.kind == WORD:
                 self._word(node)
             elif node.kind == QUOTED:
@@ -198,6 +200,12 @@ class _Walk:
 
     # ------------------------------------------------------------------ one node
 
+    def _group(self, group: Group) -> None:
+        first = next((node for node in group.nodes if not is_space(node)), None)
+        if word(first) == "values":  # PostgreSQL takes it for a table
+            raise syntax_error("values")
+        self._out.append(Group(self._rewriter.scope(group.nodes)))
+
     def _symbol(self, token: Token) -> None:
         if token.text in ("{", "}", "[", "@", "`") or (token.text == "-" and self._is_arrow()):
             raise syntax_error(token.text)
@@ -228,6 +236,8 @@ class _Walk:
         if value.startswith("#"):
             self._name(token)
             return
+        if value in NEVER_BARE and word(self._before) != "as":
+            raise syntax_error(token.text)
         if isinstance(self._next(), Group) and value not in NOT_FUNCTIONS and not self._is_alias_list():
             self._check_function(value)
         if value in SHADOWED and not isinstance(self._next(), Group):
@@ -404,6 +414,38 @@ class _Walk:
         self._out.append(code(f"string_agg({distinct}({value})::varchar, {delimiter} {order})"))
         return True
 
+    def _median(self, token: Token) -> bool:
+        if not self._is_called():
+            return False
+        value = self._rewriter.part(self._take_group())
+        self._out.append(code(f"percentile_cont(0.5) WITHIN GROUP (ORDER BY {value})"))
+        return True
+
+    def _version(self, token: Token) -> bool:
+        if not self._is_called():
+            return False
+        self._take()
+        self._out.append(code(VERSION))
+        return True
+
+    def _distinct(self, token: Token) -> bool:
+        if word(self._before) == "is" or (word(self._before) == "not" and word(self._before_that) == "is"):
+            raise syntax_error(token.text)
+        return False
+
+    def _date_part(self, token: Token) -> bool:
+        """`DATE_PART(dow, ...)`: as PostgreSQL's, but the part may be a word."""
+        behind = self._next()
+        if not isinstance(behind, Group):
+            return False
+        first, *rest = commas(behind.nodes)
+        part = trimmed(first)
+        if len(part) != 1 or word(part[0]) not in DATE_PARTS or len(rest) != 1:
+            return False
+        self._take()
+        self._out.append(code(f"date_part({literal(word(part[0]))}, {self._rewriter.part(rest[0])})"))
+        return True
+
     def _top(self, token: Token) -> bool:
         """`SELECT TOP n` is a limit of this level."""
         if word(self._before) not in ("select", "distinct", "all"):
@@ -429,16 +471,10 @@ class _Walk:
     def _timestamp(self, token: Token) -> bool:
         """The type's name is reserved: as a column it must be quoted."""
         follows, behind = self._before, self._next()
-        is_type = (
-            symbol(follows) == "::"
-            or word(follows) in ("as", "type", "returns")
-            or (isinstance(behind, Token) and behind.kind == STRING)
-            or word(behind) in ("without", "with")
-            or (isinstance(follows, Token) and follows.kind in (WORD, QUOTED) and follows.value not in RESERVED)
-        )
-        if not is_type or word(follows) in ("select", "where", "and", "or", "by", "on", "not", "then", "between"):
-            behind_text = behind.text if isinstance(behind, Token) else "("
-            raise syntax_error(token.text if behind is None else behind_text)
+        is_literal = isinstance(behind, Token) and behind.kind == STRING
+        is_type = symbol(follows) == "::" or word(follows) in ("as", "type") or word(behind) in ("without", "with")
+        if not is_literal and not is_type:
+            raise syntax_error(behind.text if isinstance(behind, Token) else token.text)
         return False
 
     def _super(self, token: Token) -> bool:
@@ -491,6 +527,10 @@ _SPECIAL: dict[str, _Special] = {
     "decode": _Walk._decode,
     "convert": _Walk._convert,
     "listagg": _Walk._listagg,
+    "median": _Walk._median,
+    "version": _Walk._version,
+    "distinct": _Walk._distinct,
+    "date_part": _Walk._date_part,
     "top": _Walk._top,
     "approximate": _Walk._approximate,
     "minus": _Walk._minus,

@@ -4,144 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import struct
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dbops_lab.redshift import actions, wire
 from dbops_lab.redshift.backend import FAILED, IDLE, Upstream
 from dbops_lab.redshift.errors import BackendError
 from dbops_lab.redshift.faults import AFTER, BEFORE, DURING, Order
-from dbops_lab.redshift.journal import now
-from dbops_lab.redshift.lexer import identifier, split
+from dbops_lab.redshift.handshake import Opened, refuse
+from dbops_lab.redshift.history import History
+from dbops_lab.redshift.lexer import split
 from dbops_lab.redshift.statements import Plan, plan
-from dbops_lab.redshift.translate import serializable_violation, translated_payload
+from dbops_lab.redshift.translate import numbered, serializable_violation, translated_payload
 from dbops_lab.redshift.wire import Disconnected, Wire, split_text, text
 
 if TYPE_CHECKING:
     from dbops_lab.redshift.proxy import Proxy
 
-SERVER_VERSION = "8.0.2"
-SASL = 10
-_ASKED = (3, 5, SASL, 11)  # kinds of authentication that want an answer
-_SECRET = re.compile(
-    r"(\b(?:credentials|password|access_key_id|secret_access_key|session_token|master_symmetric_key)\b\s*(?:as\s*)?)"
-    r"'(?:[^'\\]|''|\\.)*'",
-    re.IGNORECASE,
-)
 JSONB, SUPER = struct.pack("!i", 3802), struct.pack("!i", 4000)
 
 
 class Session:
-    """What `copy`, `unload` and `vacuum` know of the connection they work for."""
+    """A client's connection and the one to PostgreSQL behind it."""
 
-    def __init__(self, client: Wire, proxy: Proxy) -> None:
+    def __init__(self, client: Wire, opened: Opened, proxy: Proxy) -> None:
         self.client = client
         self.proxy = proxy
-        self.user = ""
-        self.database = ""
-        self.application = ""
-        self.pid = 0
-        self.key = b""
-        self.query_id = 0
-        self.last_query_id = 0
-        self.last_copy_id = -1
-        self.last_copy_count = 0
-        self.last_unload_id = -1
-        self.last_unload_count = 0
-        self.started = now()
-        self.settings: dict[str, str] = {}
-        self.xid = 0
-        self.transaction_started: datetime | None = None
-        self.running: dict[str, Any] | None = None
-        self._snapshot: int | None = None
+        self.key = opened.key
+        self.history = History(proxy.journal, opened.user, opened.database, opened.application, opened.pid)
+        self.upstream = Upstream(opened.upstream, self._pass_on)
+        self._snapshot: int | None = None  # the last record that the client's transaction is sure to see
         self._statements: dict[str, Plan] = {}
         self._portals: dict[str, Plan] = {}
-        self._pending: list[bytes] = []
+        self._parsed: Plan | None = None  # the last that was passed on to be parsed
+        self._pending: list[bytes] = []  # what PostgreSQL has still to answer
         self._is_skipping = False  # an error was answered: nothing is done until the client's Sync
         self._is_dirty = False  # something ran since the last Sync
-        self.upstream: Upstream
-
-    @property
-    def serverless(self) -> bool:
-        return self.proxy.is_serverless
-
-    @property
-    def journal(self) -> Any:
-        return self.proxy.journal
-
-    # ------------------------------------------------------------------ life
 
     def run(self) -> None:
+        """Until one side ends it."""
         try:
-            if self._open():
-                while self._serve():
-                    pass
+            while self._serve():
+                pass
         except Disconnected:
-            pass
+            with contextlib.suppress(Disconnected):  # PostgreSQL may have said why
+                self.client.flush()
         except Exception as problem:  # a fault of the stand-in, not of the client: said to both sides
             traceback.print_exc()
             with contextlib.suppress(Disconnected):
                 what = f"the lab's Redshift failed: {type(problem).__name__}: {problem}"
-                self._tell(BackendError("XX000", what), severity="FATAL")
+                refuse(self.client, BackendError("XX000", what))
         finally:
-            self.close()
-
-    def close(self) -> None:
-        self.proxy.forget(self)
-        self.client.close()
-        if hasattr(self, "upstream"):
             self.upstream.wire.close()
-
-    def _open(self) -> bool:
-        while True:
-            packet = self.client.read_startup()
-            version = wire.INT32.unpack_from(packet)[0]
-            if version in (wire.SSL, wire.GSS):
-                self.client.write_raw(b"N")
-                self.client.flush()
-            elif version == wire.CANCEL:
-                self.proxy.cancel(*struct.unpack_from("!i4s", packet, 4))
-                return False
-            else:
-                break
-        words = packet[4:].split(b"\0")
-        asked = {words[i].decode(): words[i + 1].decode() for i in range(0, len(words) - 2, 2) if words[i]}
-        self.user, self.database = asked.get("user", ""), asked.get("database", asked.get("user", ""))
-        self.application = asked.get("application_name", "")
-        if self.database != self.proxy.database:
-            self._tell(BackendError("3D000", f'database "{self.database}" does not exist'), severity="FATAL")
-            return False
-        connection = Wire(self.proxy.connect_postgres())
-        self.upstream = Upstream(connection, self._pass_on)
-        passed = {name: asked[name] for name in ("user", "database", "application_name") if name in asked}
-        connection.write_raw(wire.startup(passed))
-        connection.flush()
-        return self._authenticate(is_redshift_driver="client_protocol_version" in asked)
-
-    def _authenticate(self, *, is_redshift_driver: bool) -> bool:
-        connection = self.upstream.wire
-        while True:
-            kind, payload = connection.read()
-            if kind == b"S" and payload.startswith(b"server_version\0"):
-                payload = text("server_version") + text(SERVER_VERSION)
-            if kind == b"R" and wire.INT32.unpack_from(payload)[0] == SASL and is_redshift_driver:
-                payload = payload[:-1]  # it takes the list's end for one more mechanism
-            self.client.write(kind, payload)
-            if kind == b"K":
-                self.pid, self.key = struct.unpack("!i4s", payload)
-            if kind == b"R" and wire.INT32.unpack_from(payload)[0] in _ASKED:
-                self.client.flush()
-                connection.write(*self.client.read())
-                connection.flush()
-            if kind in (b"Z", b"E"):
-                self.client.flush()
-                if kind == b"Z":
-                    self.proxy.remember(self)
-                return kind == b"Z"
 
     def _pass_on(self, kind: bytes, payload: bytes) -> None:
         if kind != b"S" or not payload.startswith(b"server_version\0"):
@@ -176,11 +92,15 @@ class Session:
     def _parse(self, payload: bytes) -> None:
         name, at = split_text(payload)
         statement, at = split_text(payload, at)
-        parts = split(statement) if ";" in statement else [statement]
-        if len(parts) > 1:
-            raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
-        made = plan(parts[0] if parts else "")
-        self._statements[name] = made
+        try:
+            parts = split(statement) if ";" in statement else [statement]
+            if len(parts) > 1:
+                raise BackendError("42601", "cannot insert multiple commands into a prepared statement")
+            made = plan(parts[0] if parts else "")
+        except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
+            raise
+        self._statements[name] = self._parsed = made
         if made.special:
             self._answer(b"1")
         else:
@@ -274,9 +194,11 @@ class Session:
 
     def _relay(self, kind: bytes, payload: bytes) -> None:
         if kind == b"E":
+            if self._pending[:1] == [b"1"] and self._parsed is not None:
+                self.history.refused(self._parsed.text, self._parsed.kind, wire.fields(payload).get("M", ""))
             self._pending.clear()
             self._is_skipping = True
-            payload = translated_payload(payload)
+            payload = translated_payload(payload, self.history.query_id)
         elif kind == b"T":
             payload = _with_super(payload)
         if self._pending and (kind == self._pending[0] or (kind, self._pending[0]) == (b"n", b"T")
@@ -297,16 +219,13 @@ class Session:
     def _after_ready(self) -> None:
         if self.upstream.status == IDLE:
             self._snapshot = None
-            self.xid = 0
-            self.transaction_started = None
+            self.history.end_transaction()
 
     # ------------------------------------------------------------------ errors
 
-    def _tell(self, problem: BackendError, severity: str = "ERROR") -> None:
-        said = wire.error(problem.code, problem.message, detail=problem.detail, hint=problem.hint, severity=severity)
-        self.client.write(b"E", said)
-        if severity == "FATAL":
-            self.client.flush()
+    def _tell(self, problem: BackendError) -> None:
+        message = numbered(problem.message, self.history.query_id)
+        self.client.write(b"E", wire.error(problem.code, message, detail=problem.detail, hint=problem.hint))
 
     def notice(self, code: str, message: str, severity: str = "WARNING") -> None:
         """Something for the client besides the answer."""
@@ -336,14 +255,14 @@ class Session:
         """A statement of PostgreSQL, bound already; `payload` is the Execute message's."""
         if made.is_outside_transactions and self.upstream.status != IDLE:
             raise BackendError("25001", f"{made.tag} cannot run inside a transaction block")
-        began, fault = self._begin(made)
+        fault = self._begin(made)
         self.upstream.wire.write(b"E", payload)
         self.upstream.wire.write(b"H")
         self.upstream.wire.flush()
         while self._pending:
             self._relay(*self.upstream.read())
             if self._is_skipping:
-                self._end(made, began, 0, "an error before it ran")
+                self.history.end(made, 0, "it did not run")
                 return
         rows = 0
         tag, problem = b"", ""
@@ -364,7 +283,7 @@ class Session:
             self.client.write(kind, payload)
         if not problem:
             rows = self._follow_up(made, tag, rows)
-        self._end(made, began, rows, problem)
+        self.history.end(made, rows, problem)
         if fault is not None and fault.drop in (AFTER, DURING):
             self._drop(fault)
         if not problem:
@@ -382,7 +301,7 @@ class Session:
         if made.commits:
             self._commit()
         if made.settings is not None:
-            self.settings[made.settings[0]] = made.settings[1]
+            self.history.settings[made.settings[0]] = made.settings[1]
         return rows
 
     def _commit(self) -> None:
@@ -390,73 +309,39 @@ class Session:
         if self.upstream.status != IDLE:
             self.upstream.beside("COMMIT")
 
-    def _begin(self, made: Plan) -> tuple[datetime, Order | None]:
-        """A statement begins: it gets its number, and what was ordered for it happens."""
-        began = now()
+    def _begin(self, made: Plan) -> Order | None:
+        """A statement begins; what was ordered for it happens."""
         self.upstream.is_cancelled = False
-        self.query_id = self.journal.next_query_id()
-        self.running = {"query_id": self.query_id, "query_type": made.kind, "querytxt": _masked(made.text),
-                        "query_started": began}  # fmt: skip
-        if not self.xid:
-            self.xid, self.transaction_started = self.journal.next_xid(), began
+        self.history.begin(made)
         if self._snapshot is None and not made.control:
-            self._snapshot = self.journal.flushed
+            self._snapshot = self.proxy.journal.flushed
         self._is_dirty = True
         fault = self.proxy.faults.take(made.text)
         if fault is not None:
             self._suffer(fault, made)
-        return began, fault
+        return fault
 
     def _suffer(self, fault: Order, made: Plan) -> None:
         if fault.drop == BEFORE:
             raise Disconnected
-        if fault.delay and self.upstream.status != FAILED:
+        if fault.delay and not made.special and self.upstream.status != FAILED:
             self._drain()
             try:
-                self._sleep(fault.delay, made)
+                self.upstream.beside("SELECT pg_sleep($1::float8)", str(fault.delay))
             except BackendError as problem:
-                self._end(made, now(), 0, problem.message)
+                self.history.end(made, 0, problem.message)
                 raise
         if fault.error and not self._is_skipping:
-            problem = serializable_violation(100_000, self.pid, (self.xid, self.xid + 1))
+            ordered = serializable_violation(100_000, self.history.pid, (self.history.xid, self.history.xid + 1))
             if fault.error != "1023":
-                problem = BackendError(fault.error, fault.message or "ordered by a test")
-            self._end(made, now(), 0, problem.message)
-            raise problem
-
-    def _sleep(self, seconds: float, made: Plan) -> None:
-        if made.special:
-            self.upstream.query(f"SELECT pg_sleep({seconds})")
-        else:
-            self.upstream.beside("SELECT pg_sleep($1::float8)", str(seconds))
+                ordered = BackendError(fault.error, fault.message or "ordered by a test")
+            self.history.end(made, 0, ordered.message)
+            raise ordered
 
     def _drop(self, fault: Order) -> None:
         if fault.drop == AFTER and self.upstream.status == IDLE:
             self._settle()
         raise Disconnected
-
-    def _end(self, made: Plan, began: datetime, rows: int, problem: str) -> None:
-        """Remember how it went."""
-        self.running = None
-        self.last_query_id = self.query_id
-        self.journal.add(
-            "query", query_id=self.query_id, xid=self.xid, pid=self.pid, username=self.user, database=self.database,
-            query_type=made.kind, querytxt=_masked(made.text), started=began, ended=now(), rows=rows,
-            error=problem or None, label=self.settings.get("query_group", "default"),
-            slots=int(self.settings.get("wlm_query_slot_count", "1") or 1), control=made.control or None,
-        )  # fmt: skip
-        if not problem and not made.facts.uses_system_views:
-            for name in made.facts.tables:
-                self.journal.add("scan", query_id=self.query_id, xid=self.xid, pid=self.pid, username=self.user,
-                                 started=began, ended=now(), table_name=name, candidates=self._candidates(name),
-                                 compared=sorted(made.facts.compared))  # fmt: skip
-
-    def _candidates(self, name: str) -> list[str]:
-        """The tables that an unqualified name may mean, in the order of the search path."""
-        if "." in name:
-            return [".".join(map(identifier, name.split(".")))]
-        path = self.settings.get("search_path", "public").split(",")
-        return [f"{identifier(schema.strip().strip(chr(34)))}.{identifier(name)}" for schema in path]
 
     def _run_special(self, made: Plan) -> None:
         """COPY, UNLOAD, VACUUM, ANALYZE: the stand-in's work, in the client's session and transaction."""
@@ -466,14 +351,14 @@ class Session:
             raise BackendError(
                 "25P02", "current transaction is aborted, commands ignored until end of transaction block"
             )
-        began, fault = self._begin(made)
+        fault = self._begin(made)
         try:
             rows = actions.run(made, self, fault)
         except BackendError as problem:
-            self._end(made, began, 0, problem.message)
+            self.history.end(made, 0, problem.message)
             raise
         self._is_dirty = False
-        self._end(made, began, rows, "")
+        self.history.end(made, rows)
         if fault is not None and fault.drop == AFTER:
             raise Disconnected
         self.client.write(b"C", text("COPY 0" if made.special == "copy" else made.tag))
@@ -486,6 +371,7 @@ class Session:
             parts = split(statement)
             plans = [plan(part) for part in parts]
         except BackendError as problem:
+            self.history.refused(statement, "OTHER", problem.message)
             self._refuse(problem)
             self._sync()
             return
@@ -544,6 +430,7 @@ class Session:
             for _ in range(3):
                 kind, payload = self.upstream.read()
                 if kind == b"E":
+                    self.history.refused(made.text, made.kind, wire.fields(payload).get("M", ""))
                     self._relay(kind, payload)
                     return
                 if kind == b"T":
@@ -556,31 +443,20 @@ class Session:
 
     def _provide(self) -> None:
         """Bring what the journal and the proxy know to where this session's statement can see it."""
-        self.journal.flush()
+        journal = self.proxy.journal
+        journal.flush()
         if self.upstream.status == FAILED:
             return
-        if not self.xid:
-            self.xid, self.transaction_started = self.journal.next_xid(), now()
+        self.history.begin_transaction()
         known: dict[str, Any] = {
-            "serverless": self.serverless,
-            "last": {
-                "pg_last_copy_count": self.last_copy_count,
-                "pg_last_copy_id": self.last_copy_id,
-                "pg_last_query_id": self.last_query_id or -1,
-                "pg_last_unload_count": self.last_unload_count,
-                "pg_last_unload_id": self.last_unload_id,
-            },
+            "serverless": self.proxy.is_serverless,
+            "last": self.history.last,
             "sessions": self.proxy.sessions(),
         }
-        if self._snapshot is not None and self._snapshot < self.journal.flushed:
-            known["tail"] = self.journal.tail(self._snapshot)
+        if self._snapshot is not None and self._snapshot < journal.flushed:
+            known["tail"] = journal.tail(self._snapshot)
         self.upstream.beside("SELECT set_config('rs.session', $1, false)", json.dumps(known, default=str))
         self._is_dirty = True
-
-
-def _masked(statement: str) -> str:
-    """A statement without the secrets in it."""
-    return _SECRET.sub(r"\1'***'", statement)
 
 
 def _with_super(payload: bytes) -> bytes:

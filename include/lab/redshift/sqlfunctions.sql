@@ -133,3 +133,32 @@ LANGUAGE sql IMMUTABLE STRICT AS $$
 $$;
 CREATE FUNCTION pg_catalog.json_parse(a text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::jsonb $$;
 CREATE FUNCTION pg_catalog.json_serialize(a jsonb) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::text $$;
+CREATE FUNCTION pg_catalog.json_extract_path_text(a text, VARIADIC path text[]) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT CASE WHEN a <> '' THEN a::json #>> path END $$;
+
+-- FNV-1a of 64 bits. A product modulo 2^64 by halves of 32 bits: the prime is 2^40 + 435.
+CREATE FUNCTION rs.fnv(bytes bytea, seed bigint) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+DECLARE
+    high bigint := (seed >> 32) & 4294967295;
+    low bigint := seed & 4294967295;
+BEGIN
+    FOR i IN 0 .. length(bytes) - 1 LOOP
+        low := low # get_byte(bytes, i);
+        high := (high * 435 + ((low * 435) >> 32) + ((low & 16777215) << 8)) & 4294967295;
+        low := (low * 435) & 4294967295;
+    END LOOP;
+    RETURN (high << 32) | low;
+END $$;
+CREATE FUNCTION rs.swapped(bytes bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT string_agg(substr(bytes, i, 1), '' ORDER BY i DESC) FROM generate_series(1, length(bytes)) i
+$$;
+CREATE FUNCTION pg_catalog.fnv_hash(a text, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(convert_to(a, 'UTF8'), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a smallint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int2send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a int, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a bigint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;

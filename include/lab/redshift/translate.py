@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dbops_lab.redshift import wire
 from dbops_lab.redshift.errors import BackendError
 
+CANCELLED = "Query cancelled on user's request"
 BYTES_CHECK = "rs_bytes_"
 """Constraints of this name hold a VARCHAR to its length in bytes; the number behind it is the length."""
 
@@ -27,11 +28,17 @@ def translated(payload: bytes) -> BackendError:
     return _translate(wire.fields(payload))
 
 
-def translated_payload(payload: bytes) -> bytes:
+def translated_payload(payload: bytes, query_id: int) -> bytes:
     found = wire.fields(payload)
     problem = _translate(found)
-    told = found | {"C": problem.code, "M": problem.message, "D": problem.detail, "H": problem.hint}
+    message = numbered(problem.message, query_id)
+    told = found | {"C": problem.code, "M": message, "D": problem.detail, "H": problem.hint}
     return b"".join(wire.text(letter + told[letter]) for letter in _KEPT if told.get(letter)) + b"\0"
+
+
+def numbered(message: str, query_id: int) -> str:
+    """The message that a statement was cancelled, with the statement's number."""
+    return message.replace(CANCELLED, CANCELLED.replace("Query", f"Query ({query_id})"))
 
 
 def serializable_violation(table_id: int, pid: int, transactions: tuple[int, int] = (0, 0)) -> BackendError:
@@ -49,6 +56,8 @@ def _translate(found: Mapping[str, str]) -> BackendError:
     detail, hint = found.get("D", ""), found.get("H", "")
     if code == "23514" and (limit := re.fullmatch(rf"{BYTES_CHECK}(\d+)_.*", found.get("n", ""))):
         return BackendError("22001", f"value too long for type character varying({limit[1]})")
+    if code == "28P01":
+        return BackendError("28000", message)
     if code == "40001":
         if "read/write" in message:
             return serializable_violation(0, 0)
@@ -64,5 +73,5 @@ def _translate(found: Mapping[str, str]) -> BackendError:
     if code == "428C9":
         return BackendError("0A000", "cannot set an identity column to a value")
     if code == "57014" and "user request" in message:
-        return BackendError("57014", "Query cancelled on user's request", detail, hint)
+        return BackendError("57014", CANCELLED, detail, hint)
     return BackendError(code, message, detail, hint)

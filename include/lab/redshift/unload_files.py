@@ -76,6 +76,7 @@ class Slices:
     ) -> None:
         for file in self._open.values():
             file.close()
+        pa.default_memory_pool().release_unused()
 
     def _enter(self, folder: str) -> None:
         if folder != self._folder:
@@ -157,6 +158,7 @@ class ParquetFile:
         return self._body
 
     def close(self) -> None:
+        self._writer.close()  # or it does so later, into a file that is gone
         self._body.close()
 
 

@@ -85,9 +85,10 @@ def parse(statement: str) -> Command:
     return Command(kind, table, threshold, is_boosted)
 
 
-def vacuum(statement: str, session: Session, *, is_cut: bool = False) -> None:
+def vacuum(statement: str, session: Session, *, delay: float = 0.0, is_cut: bool = False) -> None:
     """Run it in the client's session.
 
+    :param delay: seconds that it takes longer for each table (a fault that was ordered).
     :param is_cut: the connection ends when it has started on its first table (a fault that was ordered).
     """
     command = parse(statement)
@@ -96,7 +97,7 @@ def vacuum(statement: str, session: Session, *, is_cut: bool = False) -> None:
         raise BackendError("55000", "VACUUM is running", hint="re-execute after other vacuum finished")
     try:
         for table in tables:
-            _vacuum_table(command, table, session, is_cut=is_cut)
+            _vacuum_table(command, table, session, delay=delay, is_cut=is_cut)
     finally:
         RUNNING.release()
 
@@ -124,7 +125,7 @@ def _table(row: tuple[str | None, ...]) -> Table:
     )  # fmt: skip
 
 
-def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: bool) -> None:
+def _vacuum_table(command: Command, table: Table, session: Session, *, delay: float, is_cut: bool) -> None:
     if command.kind == REINDEX and table.sortstyle != "interleaved":
         raise BackendError("0A000", f'VACUUM REINDEX: table "{table.name}" has no interleaved sort key')
     if command.kind == RECLUSTER and (table.sortstyle == "interleaved" or table.diststyle == "all"):
@@ -132,18 +133,20 @@ def _vacuum_table(command: Command, table: Table, session: Session, *, is_cut: b
         raise BackendError("0A000", f"VACUUM RECLUSTER is not supported on tables with {what}")
     if not table.may_vacuum:
         session.notice("01000", f'skipping "{table.name}" --- only table or database owner can vacuum it')
-        _record(command, table, session, "Skipped", 0, 0)
+        _record(command, table, session, "Skipped")
         return
     skipped, sorts, deletes = _phases(command, table)
     if skipped:
-        _record(command, table, session, skipped, 0, 0)
+        _record(command, table, session, skipped)
         return
-    started = _record(command, table, session, _started(command, sorts=sorts, deletes=deletes), table.deleted, 0)
+    started = _record(command, table, session, _started(command, sorts=sorts, deletes=deletes))
+    if delay:
+        session.upstream.query(f"SELECT pg_sleep({delay})")
     if is_cut:
         raise Disconnected
     reclaimed = _reclaimable(command, table, session, is_full=sorts) if deletes else 0
     freed = _run(table, session, reclaimed=reclaimed, sorts=sorts, part=0.9 if command.kind == RECLUSTER else 1.0)
-    session.journal.add(
+    session.history.record(
         "vacuum", **started, ended=now(), status="Finished", rows=table.physical - reclaimed, reclaimed=reclaimed,
         freed=freed, sorted_after=table.physical - reclaimed - (0 if sorts else table.unsorted),
         blocks=table.megabytes - freed,
@@ -206,18 +209,16 @@ def _run(table: Table, session: Session, *, reclaimed: int, sorts: bool, part: f
     return table.megabytes - int(rows[0][0] or 0)
 
 
-def _record(
-    command: Command, table: Table, session: Session, status: str, reclaimable: int, freed: int
-) -> dict[str, object]:
+def _record(command: Command, table: Table, session: Session, status: str) -> dict[str, object]:
     common = {
-        "query_id": session.query_id, "xid": session.xid, "username": session.user, "table_id": table.id,
-        "schema_name": table.schema, "table_name": table.name, "form": command.kind, "started": now(),
-        "rows_before": table.physical, "megabytes_before": table.megabytes,
+        "table_id": table.id, "schema_name": table.schema, "table_name": table.name, "form": command.kind,
+        "started": now(), "rows_before": table.physical, "megabytes_before": table.megabytes,
         "sorted_before": table.physical - table.unsorted, "reclaimable": table.deleted, "threshold": command.threshold,
     }  # fmt: skip
-    ended = now() if status.startswith("Skipped") else None
-    session.journal.add("vacuum", **common, ended=ended, status=status, rows=table.physical, reclaimed=0, freed=freed,
-                        sorted_after=table.physical - table.unsorted, blocks=table.megabytes)  # fmt: skip
+    session.history.record(
+        "vacuum", **common, ended=now() if status.startswith("Skipped") else None, status=status, rows=table.physical,
+        reclaimed=0, freed=0, sorted_after=table.physical - table.unsorted, blocks=table.megabytes,
+    )  # fmt: skip
     return common
 
 
@@ -236,7 +237,7 @@ def analyze(statement: str, session: Session) -> None:
         reader.accept("all", "columns")
     if not reader.is_done:
         reader.fail()
-    threshold = float(session.settings.get("analyze_threshold_percent", "10") or 10)
+    threshold = float(session.history.settings.get("analyze_threshold_percent", "10") or 10)
     for table in find(session, name):
         if not table.may_analyze:
             session.notice("01000", f'skipping "{table.name}" --- only table or database owner can analyze it')
@@ -254,8 +255,7 @@ def _analyze_table(table: Table, session: Session, threshold: float, columns: li
         listed = f" ({', '.join(columns)})" if columns else ""
         session.upstream.query(f"SELECT rs.analyzed({table.id}, {live})")
         session.upstream.query(f'ANALYZE "{table.schema}"."{table.name}"{listed}')
-    session.journal.add(
-        "analyze", query_id=session.query_id, xid=session.xid, username=session.user, table_id=table.id,
-        schema_name=table.schema, table_name=table.name, status=status, started=started, ended=now(), rows=live,
-        modified=table.modified, threshold=threshold,
+    session.history.record(
+        "analyze", table_id=table.id, schema_name=table.schema, table_name=table.name, status=status, started=started,
+        ended=now(), rows=live, modified=table.modified, threshold=threshold,
     )  # fmt: skip

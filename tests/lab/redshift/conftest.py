@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bulk_world import World
 from dbops_lab.testing import LabPostgres, LabRedshift, LabS3
-from redshift_world import World
 
 
 @pytest.fixture(scope="module")

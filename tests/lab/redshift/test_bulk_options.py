@@ -8,7 +8,6 @@ from dbops_lab.redshift.options import (
     CopyStatement,
     UnloadStatement,
     limits_outer_select,
-    masked,
     parse_copy,
     parse_unload,
 )
@@ -149,14 +148,3 @@ def test_what_does_not_go_together_is_refused_by_name(statement: str, code: str,
 )
 def test_the_limit_of_the_outer_select_is_found(query: str, limited: bool) -> None:
     assert limits_outer_select(query) is limited
-
-
-def test_a_logged_statement_has_its_secrets_taken_out_and_all_else_kept() -> None:
-    statement = (
-        "copy t from 's3://b/k' with credentials as 'aws_access_key_id=A;aws_secret_access_key=S'\n"
-        " access_key_id 'A' secret_access_key 'S' session_token 'T' iam_role 'arn' -- end"
-    )
-    assert masked(statement) == (
-        "copy t from 's3://b/k' with credentials as ''\n"
-        " access_key_id '' secret_access_key '' session_token '' iam_role 'arn' -- end"
-    )

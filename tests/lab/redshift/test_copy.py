@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from bulk_world import ROLE, World
 from dbops_lab.redshift import copy
 from dbops_lab.redshift.backend import BackendError
 from dbops_lab.redshift.copy import CHECK, CopyFailed
-from redshift_world import ROLE, World
 
 
 def parquet(table: dict[str, pa.Array] | pa.Table) -> bytes:
@@ -558,7 +558,7 @@ def test_identity_columns_come_by_themselves_or_with_explicit_ids(world: World) 
     assert world.sql("select * from t order by id") == [(1, "c"), (2, "d"), (10, "a"), (11, "b")]
     with pytest.raises(BackendError, match="without EXPLICIT_IDS"):
         world.load("1|c\n", "t (id, v)")
-    with pytest.raises(BackendError, match="EXPLICIT_IDS needs the identity column"):
+    with pytest.raises(BackendError, match="EXPLICIT_IDS needs an identity column"):
         world.load("c\n", "t (v)", "EXPLICIT_IDS")
 
 

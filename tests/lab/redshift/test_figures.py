@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from redshift_connector import ProgrammingError
 from redshift_client import run, table_info
+from redshift_connector import ProgrammingError
 
 EVENTS = "CREATE TABLE events (id bigint, day date) DISTKEY (id) SORTKEY (day)"
 FEW = "INSERT INTO events SELECT 1, '2026-01-01'::date UNION ALL SELECT 2, '2026-01-02'"

@@ -4,7 +4,7 @@ SELECT q.*, rs.userid(q.username) AS userid, coalesce(q.service_class, 100) AS c
        q.started + coalesce(q.queued, 0) * interval '1 second' AS executing,
        (coalesce(q.queued, 0) * 1000000)::bigint AS queue_us,
        (extract(epoch FROM q.ended - q.started) * 1000000)::bigint AS elapsed_us,
-       q.query_type NOT IN ('UTILITY', 'DDL', 'EMPTY') AS is_query
+       q.query_type NOT IN ('UTILITY', 'DDL', 'EMPTY') AND coalesce(q.is_planned, true) AS is_query
 FROM rs.query() q;
 GRANT SELECT ON rs.statements TO PUBLIC;
 
