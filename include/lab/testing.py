@@ -21,6 +21,7 @@ from dbops.connections import ConnectionInfo
 from dbops_lab import connections
 from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
 from dbops_lab.application.database import CONN_ID, Database
+from dbops_lab.application.etl import Etl
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
@@ -33,7 +34,7 @@ from dbops_lab.supervisor import Supervisor, direct, free_port
 from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
-__all__ = ["lab_app", "lab_postgres", "lab_redshift", "lab_s3", "lab_supervisor", "receivers"]
+__all__ = ["lab_app", "lab_etl", "lab_postgres", "lab_redshift", "lab_s3", "lab_supervisor", "receivers"]
 
 
 class LabPostgres:
@@ -132,6 +133,21 @@ class LabApp:
 
 def postgres_connection(info: ConnectionInfo) -> connections.Connection:
     return connections.postgres(info.port or 0, info.login or "", info.password or "", info.schema)
+
+
+class LabEtl(Etl):
+    """The ETL of a module's own: bucket prefix, Glue jobs, rule and schema of the warehouse have its `name`.
+
+    Nothing has been run: `etl.run(hour)`, `etl.seed(days)`. `glue`, `events`, `s3` are clients of boto3.
+    """
+
+    def __init__(self, world: World, redshift: LabRedshift) -> None:
+        name = f"etl_{secrets.token_hex(4)}"
+        keys = (connections.ACCESS_KEY, connections.SECRET_KEY)
+        super().__init__(
+            world, redshift.s3.endpoint, redshift.info(), redshift.standin.control, keys=keys, name=name, schema=name
+        )
+        self.create()
 
 
 class LabReceivers:
@@ -258,6 +274,12 @@ def lab_app(lab_postgres: LabPostgres) -> Iterator[LabApp]:
         app = LabApp(database, standin, World())
         yield app
         app.close()
+
+
+@pytest.fixture(scope="module")
+def lab_etl(_redshift: LabRedshift) -> LabEtl:
+    """The ETL over the same world as `lab_app`'s, in a schema of its own; tests of a module share it."""
+    return LabEtl(World(), _redshift)
 
 
 @pytest.fixture(scope="session")
