@@ -91,6 +91,11 @@ class LabS3:
         _post(f"{self.endpoint}/lab/faults", orders)
 
 
+def small_world() -> World:
+    """The world that the fixtures share: about 2,000 records, three days of spend."""
+    return World(campaigns=120, line_items=400, creatives=600, days=3)
+
+
 class LabApp:
     """The platform's application on stand-ins of its own: a seeded database, a cluster that follows it, and a syncer.
 
@@ -271,7 +276,7 @@ def lab_app(lab_postgres: LabPostgres) -> Iterator[LabApp]:
     """The application, its database and its cluster; tests of a module share it, and may `reset` it."""
     database = Database(lab_postgres.new_database(CONN_ID))
     with AerospikeStandIn(name="app", namespaces=["bidder", "spend"]) as standin:
-        app = LabApp(database, standin, World())
+        app = LabApp(database, standin, small_world())
         yield app
         app.close()
 
@@ -279,7 +284,7 @@ def lab_app(lab_postgres: LabPostgres) -> Iterator[LabApp]:
 @pytest.fixture(scope="module")
 def lab_etl(_redshift: LabRedshift) -> LabEtl:
     """The ETL over the same world as `lab_app`'s, in a schema of its own; tests of a module share it."""
-    return LabEtl(World(), _redshift)
+    return LabEtl(small_world(), _redshift)
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ class Etl:
         self.world, self.bucket, self.name, self.schema = world, bucket, name, schema
         self._endpoint, self._warehouse, self._control = endpoint, warehouse, control
         session = boto3.Session(aws_access_key_id=keys[0], aws_secret_access_key=keys[1], region_name=REGION)
-        config = Config(proxies={}, retries={"max_attempts": 3})
+        config = Config(proxies={}, retries={"max_attempts": 1})
         self.s3, self.glue, self.events = (
             session.client(service, endpoint_url=endpoint, config=config) for service in ("s3", "glue", "events")
         )
