@@ -61,13 +61,14 @@ def test_the_same_seed_plants_the_same(lab_app: LabApp) -> None:
     first = plant(lab_app.database, lab_app.cluster, 99, count=20)
     lab_app.reset()
     assert plant(lab_app.database, lab_app.cluster, 99, count=20) == first
-    lab_app.reset()
-    assert plant(lab_app.database, lab_app.cluster, 98, count=20) != first
+    heal(lab_app, first)
+    other = plant(lab_app.database, lab_app.cluster, 98, count=20)
+    assert other != first
+    heal(lab_app, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_drift_in_every_table_that_can_have_it(lab_app: LabApp, kind: str) -> None:
-    lab_app.reset()
     tables = PAIRS.keys() - ({"spend_tracking"} if kind == "resurrected" else set())
     planted = [
         one
@@ -78,11 +79,11 @@ def test_every_kind_of_drift_in_every_table_that_can_have_it(lab_app: LabApp, ki
     assert {one.kind for one in planted} == {kind}
     assert all(is_quiet(one.key.lower()) for one in planted if kind != "extra")
     assert differences(lab_app) == said(planted)
+    heal(lab_app, planted)
 
 
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_is_harmless_is_no_difference(lab_app: LabApp, kind: str) -> None:
-    lab_app.reset()
     done = plant_harmless(lab_app.database, lab_app.cluster, 3, kinds=[kind], count=4)
     assert len({key for _, _, key in done}) == 4
     assert differences(lab_app) == set()
