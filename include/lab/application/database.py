@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
 from importlib import resources
@@ -69,7 +69,6 @@ class Database:
         """
         done = {}
         with self.session() as cursor:
-            cursor.execute("select current_user")
             names = sql.SQL(", ").join(map(sql.Identifier, (*COLUMNS, "sync_outbox", "sync_status")))
             cursor.execute(sql.SQL("truncate {} restart identity").format(names))
             for table, columns in COLUMNS.items():
@@ -79,6 +78,12 @@ class Database:
                 cursor.copy_expert(copy, _Stream(copy_text(table, world.rows(table))))
                 done[table] = cursor.rowcount
                 cursor.execute(sql.SQL("alter table {} enable trigger user").format(name))
+            cursor.execute("delete from lab_world")
+            names = [one.name for one in fields(world)]
+            insert = sql.SQL("insert into lab_world ({}) values %s").format(
+                sql.SQL(", ").join(map(sql.Identifier, names))
+            )
+            cursor.execute(insert, [tuple(getattr(world, name) for name in names)])
             for table in SYNCED:
                 cursor.execute("insert into sync_status (table_name, sync_status) values (%s, 'new')", [table])
         with self.connect() as connection:
@@ -87,6 +92,18 @@ class Database:
                 cursor.execute("analyze")
         connection.close()
         return done
+
+    def world(self) -> World:
+        """The world that the rows were made from.
+
+        :raises LookupError: there is none yet.
+        """
+        with self.session() as cursor:
+            cursor.execute("select * from lab_world")
+            row = cursor.fetchone()
+            if row is None:
+                raise LookupError(f"{self.info.conn_id}: nothing was seeded")
+            return World(**dict(zip([column.name for column in cursor.description or ()], row, strict=True)))
 
     def session(self) -> _Session:
         """A transaction in a session of its own: `with database.session() as cursor`."""

@@ -165,6 +165,10 @@ class Etl:
                 if statement.split()[2] not in known:
                     cursor.execute(statement)
 
+    def tables(self) -> list[str]:
+        """All tables, aggregates included."""
+        return [statement.split()[2] for statement in _statements("warehouse.sql")]
+
     def schedule(self, *, is_enabled: bool = True) -> None:
         """Put the rule, with its targets, five minutes after each hour."""
         state = "ENABLED" if is_enabled else "DISABLED"
@@ -343,7 +347,7 @@ class Etl:
         The last `hourly` hours are run one by one. Of those before, Glue runs and loads stand in the histories and rows
         in the tables, but their files do not exist any more.
         """
-        first = floor_hour(self.world.now - timedelta(days=days - 1)).replace(hour=0)
+        first = (self.world.now - HOUR - timedelta(days=days - 1)).replace(hour=0)
         hours = [first + HOUR * n for n in range(int((self.world.now - first) / HOUR))]
         recent = hours[len(hours) - hourly :] if hourly else []
         old = hours[: len(hours) - len(recent)]
