@@ -79,7 +79,7 @@ def syncer_part(
     aerospike_password: str,
     lag: float = 0.0,
 ) -> Part:
-    """Ready when its control listens; PostgreSQL must be there, the clusters may come later.
+    """Ready when its control listens and the tables are there; PostgreSQL must run, the clusters may come later.
 
     :param users: of each cluster that asks for one.
     """

@@ -1,9 +1,10 @@
 """The platform's syncer: carries changes from PostgreSQL to Aerospike, and can be told to do it badly.
 
-`python -m dbops_lab.syncer --port P --postgres-port P ... --cluster eu=3000,3001` works until it is ended; `Syncer` is
-the same as an object. Triggers note what changed in `sync_outbox`; the syncer reads the rows of what has been noted for
-`lag` seconds, puts or removes their records, and takes the note away in the same transaction: what is not done is
-noted still. `sync_status` says, per table, when all that was due had been carried, and what fails.
+`python -m dbops_lab.syncer --port P --postgres-port P ... --cluster eu=3000,3001` makes the tables if there are none,
+and works until it is ended; `Syncer` is the same as an object. Triggers note what changed in `sync_outbox`; the syncer
+reads the rows of what has been noted for `lag` seconds, puts or removes their records, and takes the note away in the
+same transaction: what is not done is noted still. `sync_status` says, per table, when all that was due had been
+carried, and what fails.
 
 Loopback HTTP, JSON:
 POST /publish   {"table": "campaigns", "keys": [...]}: make these records what PostgreSQL says now; with
@@ -488,7 +489,9 @@ def main() -> None:
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     made = connections.postgres(args.postgres_port, args.user, os.environ[PASSWORD], args.database)
-    syncer = Syncer(Database(connections.info(CONN_ID, made)), args.cluster, lag=args.lag, token=os.environ[TOKEN])
+    database = Database(connections.info(CONN_ID, made))
+    database.create()
+    syncer = Syncer(database, args.cluster, lag=args.lag, token=os.environ[TOKEN])
     control = Control(syncer, args.port)
     with syncer:
         signal.sigwait(ends)

@@ -11,16 +11,15 @@ from dbops_lab.application.etl import Etl
 from dbops_lab.application.events import TABLES
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
+from dbops_lab.postgres import APPLICATION
 
 if TYPE_CHECKING:
     from dbops_lab.lab import Lab
 
-OWNER = "exchange"  # role and database, as the guide names them
-
 
 def database(lab: Lab) -> Database:
-    password = lab.settings.secrets[f"postgres/{OWNER}"]
-    return Database(connections.info(CONN_ID, connections.postgres(lab.settings.postgres, OWNER, password)))
+    password = lab.settings.secrets[f"postgres/{APPLICATION}"]
+    return Database(connections.info(CONN_ID, connections.postgres(lab.settings.postgres, APPLICATION, password)))
 
 
 def clusters(lab: Lab) -> list[Cluster]:
