@@ -251,6 +251,7 @@ class Syncer:
     def _table(self, cursor: psycopg2.extensions.cursor, pair: Pair, notes: list[_Note], began: datetime) -> None:
         """Carry what is due of one table, or say in `sync_status` why that failed; the other tables go on."""
         cursor.execute("savepoint before")
+        left, done = [one.times for one in self._orders], len(self.done)
         try:
             wanted, spent = self._faults(cursor, pair, notes)
             self._carry(cursor, pair, wanted)
@@ -259,6 +260,10 @@ class Syncer:
             cursor.execute("release savepoint before")
         except (AerospikeError, PublishFailed, Ordered) as problem:
             cursor.execute("rollback to savepoint before")
+            del self.done[done:]  # nothing was carried, so no fault befell anything either
+            for order, times in zip(self._orders, left, strict=True):
+                if order.kind != "fail":
+                    order.times = times
             log.warning("%s: %s", pair.table, problem)
             self._tell(cursor, pair.table, "error", error=f"{type(problem).__name__}: {problem}"[:500])
             return

@@ -227,6 +227,29 @@ def test_sync_status_says_how_each_table_is_doing(lab_app: LabApp) -> None:
     assert_in_step(lab_app)
 
 
+def test_a_failed_pass_uses_up_no_other_fault(lab_app: LabApp) -> None:
+    lost, failed = some(lab_app, "campaigns", 2)
+    lab_app.syncer.order({"kind": "lose", "keys": [lost]}, {"kind": "fail", "keys": [failed]})
+    change(lab_app, "update campaigns set name = 'both' where id in (%s, %s)", lost, failed)
+    lab_app.syncer.step()
+    assert lab_app.syncer.done == []
+    lab_app.syncer.step()
+    assert [(one.kind, one.key) for one in lab_app.syncer.done] == [("lose", lost)]
+    found = records(lab_app.cluster, PAIRS["campaigns"])
+    assert (found[failed].bins["name"], found[lost].bins["name"] == "both") == ("both", False)
+    lab_app.syncer.publish("campaigns", [lost])
+
+
+def test_a_syncer_that_is_behind_says_so(lab_app: LabApp) -> None:
+    (key,) = some(lab_app, "campaigns")
+    note = "insert into sync_outbox (table_name, key, changed_at) values ('campaigns', %s, now() - interval '2 min')"
+    change(lab_app, note, key)
+    lab_app.syncer.step()
+    assert status(lab_app)["campaigns"][1] == "lagging"
+    lab_app.syncer.step()
+    assert status(lab_app)["campaigns"][1] == "ok"
+
+
 def test_a_paused_syncer_stands_still_and_says_so_only_when_asked(lab_app: LabApp) -> None:
     (key,) = some(lab_app, "campaigns")
     lab_app.syncer.step()
