@@ -302,11 +302,11 @@ class Etl:
         now = datetime.now(UTC)
         started = min(started or hour + HOUR + AFTER, now)
         ended = min(started + timedelta(minutes=50 if state == "TIMEOUT" else minutes), now)
-        order = {
-            "job": self.job(table), "state": state, "error": error, "started_on": started.isoformat(),
-            "completed_on": ended.isoformat(), "arguments": {"--hour": hour.isoformat()},
-        }  # fmt: skip
-        return str(self.tell_glue([order])[0])
+        run = self.glue.start_job_run(JobName=self.job(table), Arguments={"--hour": hour.isoformat()})["JobRunId"]
+        order = {"job": self.job(table), "run": run, "state": state, "error": error, "started_on": started.isoformat(),
+                 "completed_on": ended.isoformat()}  # fmt: skip
+        self.tell_glue([order])
+        return str(run)
 
     def tell_glue(self, orders: Sequence[Mapping[str, Any]]) -> Any:
         """See `dbops_lab.glue`."""
