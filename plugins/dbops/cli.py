@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 GROUP = "dbops.commands"
 OWN = {
     "platform": ("dbops.platform.cli:app", "What exists: check the file, prove its RPOs, print the pools."),
-    "backup": ("dbops.backups.cli:app", "Take, list, show, verify, pin and expire backups."),
+    "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
+    "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "ledger": ("dbops.ledger.cli:app", "The record of what was done: migrate it, rebuild it."),
 }
 

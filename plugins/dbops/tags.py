@@ -7,9 +7,11 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    REDSHIFT = "redshift"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"
     RETENTION = "retention"
+    MAINTENANCE = "maintenance"
     CRITICAL = "critical"
     WARNING = "warning"

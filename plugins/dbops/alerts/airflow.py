@@ -7,8 +7,9 @@ import, since DAG files do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, or only some `namespaces`) ends nothing.
+    A run that did less than the schedule would have (a dry run, or only some `namespaces` or `tables`) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -154,6 +155,23 @@ def approval_over(context: Context) -> None:
     with _unharmed("the end of the alert of an approval"):
         dag_id, run_id = _run(context)
         resolve(_approval(dag_id), _run_url(dag_id, run_id))
+
+
+def report(context: Context, problems: Iterable[Alert], well: Iterable[str]) -> None:
+    """Of a check of many things, raise the alert of each that is not as it should be, and end incidents.
+
+    :param well: keys of the incidents that end.
+    """
+    with _unharmed("what a check has found"):
+        from dbops.alerts.deliver import raise_alert, resolve_alert
+
+        run_url = _run_url(*_run(context))
+        platform = load_platform()
+        ledger, told, hidden = _ledger(platform), channels(platform), secrets(platform)
+        for alert in problems:
+            raise_alert(platform, ledger, replace(alert, run_url=run_url), told, secrets=hidden)
+        for key in well:
+            resolve_alert(platform, ledger, key, told, run_url=run_url, secrets=hidden)
 
 
 def notify(alert: Alert) -> None:
@@ -260,6 +278,7 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
+    used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):
         try:
@@ -339,7 +358,7 @@ def _narrowed(context: Context) -> bool:
         return True
     wanted: Sequence[str] = conf.get("namespaces") or ()
     all_of_them: Sequence[str] = context["dag"].params.get("namespaces") or ()
-    return bool(wanted) and set(wanted) < set(all_of_them)
+    return bool(conf.get("tables")) or (bool(wanted) and set(wanted) < set(all_of_them))
 
 
 def _task_states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:

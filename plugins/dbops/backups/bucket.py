@@ -1,6 +1,6 @@
 """What the bucket does for the backups by itself: its lifecycle rules, and replication to another region.
 
-The lifecycle is a net behind the sweep, no second retention: two rules, neither of which ever ends a current object.
+The lifecycle is a net behind the sweep, no second retention: none of our rules ever ends a current object.
 Unfinished uploads are dropped after `UPLOAD_DAYS`, when no sweep has done it. In a versioned bucket, what was deleted
 or replaced can be brought back for `VERSION_DAYS`, then its versions and delete markers go (Object Lock is stronger).
 """
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dbops.backups import catalog
+from dbops.backups import catalog, restores
 from dbops.backups.catalog import RestorePoint
 from dbops.backups.manifest import Sha256, Utc, backup_prefix
 from dbops.backups.store import NotFound, S3Store, Store
@@ -42,7 +42,7 @@ class LifecycleReport:
 
 
 def ensure_lifecycle(store: S3Store) -> LifecycleReport:
-    """Make the bucket have our two rules, and keep all others as they are. Writes only when something differs.
+    """Make the bucket have our rules, and keep all others as they are. Writes only when something differs.
 
     :raises StoreRefused: the login may not read or write the bucket's lifecycle.
     """
@@ -58,23 +58,24 @@ def ensure_lifecycle(store: S3Store) -> LifecycleReport:
 
 
 def rules(prefix: str) -> list[dict[str, Any]]:
-    """Our rules for backups below a prefix of the bucket."""
-    name = f"dbops {prefix}{ROOT}"
-    there = {"Prefix": f"{prefix}{ROOT}"}
+    """Our rules for backups, and what is written down about restores, below a prefix of the bucket."""
     return [
         {
-            "ID": f"{name} unfinished uploads",
+            "ID": f"dbops {prefix}{ROOT} unfinished uploads",
             "Status": "Enabled",
-            "Filter": there,
+            "Filter": {"Prefix": f"{prefix}{ROOT}"},
             "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UPLOAD_DAYS},
         },
-        {
-            "ID": f"{name} old versions",
-            "Status": "Enabled",
-            "Filter": there,
-            "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
-            "Expiration": {"ExpiredObjectDeleteMarker": True},
-        },
+        *(
+            {
+                "ID": f"dbops {prefix}{root} old versions",
+                "Status": "Enabled",
+                "Filter": {"Prefix": f"{prefix}{root}"},
+                "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
+                "Expiration": {"ExpiredObjectDeleteMarker": True},
+            }
+            for root in (ROOT, restores.ROOT)
+        ),
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -264,6 +265,13 @@ class AerospikeCluster(Model):
         return self
 
     @property
+    def asrestore_path(self) -> str | None:
+        """Where the workers have `asrestore`: beside `asbackup`; None: on their PATH."""
+        if self.engine != "asbackup" or self.engine_path is None:
+            return None
+        return str(PurePosixPath(self.engine_path).with_name("asrestore"))
+
+    @property
     def backup_kinds(self) -> tuple[BackupKind, ...]:
         kinds = [BackupKind("full", self.schedules.full, self.max_duration.full)]
         if self.schedules.incremental and self.max_duration.incremental:
@@ -435,8 +443,22 @@ class Platform(Model):
         refuse(problems)
         return value
 
+    @field_validator("redshift")
+    @classmethod
+    def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
+        objectives = info.data.get("objectives")
+        if value is not None and objectives is not None and value.snapshots.max_age > objectives.redshift.rpo:
+            reason = f"is more than the RPO of {duration_text(objectives.redshift.rpo)}"
+            refuse([(("snapshots", "max_age"), f"{reason}: the alert would come after the promise is broken")])
+        return value
+
     @model_validator(mode="after")
     def _inherit(self) -> Platform:
+        if self.redshift is not None:
+            if self.redshift.aws_connection is None:
+                object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
+            if self.redshift.region is None:
+                object.__setattr__(self.redshift, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)

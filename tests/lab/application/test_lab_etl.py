@@ -218,7 +218,7 @@ def test_the_rule_of_the_schedule_can_be_disabled_and_removed(lab_etl: LabEtl) -
 
 def test_glue_and_eventbridge_can_be_throttled(lab_etl: LabEtl, lab_s3: LabS3) -> None:
     client = lab_etl.glue
-    throttled = {"target": "AWSGlue.GetJobRuns", "status": 400, "code": "ThrottlingException", "times": 20}
+    throttled = {"key": "#AWSGlue.GetJobRuns", "status": 400, "code": "ThrottlingException", "times": 20}
     lab_s3.faults(throttled)
     try:
         with pytest.raises(ClientError, match="ThrottlingException"):
