@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dbops_lab import connections
@@ -60,3 +61,11 @@ def seed(lab: Lab, world: World, *, days: int | None = None, hourly: int = 24) -
         for table in pipelines.tables():
             cursor.execute(f"truncate {table}")
     return done | pipelines.seed(days or world.days, hourly=hourly)
+
+
+def seed_old_days(lab: Lab, age: timedelta, days: int, requests_per_hour: int = 100) -> dict[str, int]:
+    """Events of so many whole days that ended `age` before this day began, for the warehouse alone; rows by table."""
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    pipelines = etl(lab, World(days=days, requests_per_hour=requests_per_hour, now=today - age))
+    pipelines.create()
+    return pipelines.seed(days)
