@@ -64,6 +64,8 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "aerospike_restore_drill",
         "backup_retention_apac",
         "backup_retention_eu",
+        "redshift_archive",
+        "redshift_archive_restore",
     ]
 
 
