@@ -146,6 +146,16 @@ def test_a_connection_lost_in_mid_unload_or_after_commit_costs_nothing(lab: Worl
     lab.check()
 
 
+def test_a_session_that_ends_while_files_are_read_is_opened_again(lab: World) -> None:
+    session = lab.open()
+    with hooked(lab, "commit", lambda: first._connection.close(), after=True) as first:
+        done = lab.archive(session=first, reconnect=lambda: session)
+    assert (done.archived, done.deleted) == (ROWS, ROWS)
+    with pytest.raises(RedshiftUnreachable):
+        session.rows("select 1")  # it was closed at the end
+    lab.check()
+
+
 def edited(lab: World, change: Callable[[dict[str, Any]], Any]) -> Callable[[], None]:
     """Something happens to the manifest that UNLOAD left."""
 

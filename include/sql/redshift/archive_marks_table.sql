@@ -1,5 +1,5 @@
 -- Purpose: the table in which each deletion of archived rows is marked, in its own transaction. It decides what the
---          warehouse holds no more; include/iam/README.md says who makes it where `dbops` may not create tables.
+--          warehouse holds no more; include/sql/redshift/grants.sql grants what that needs.
 -- Source:  ours.
 -- Rights:  CREATE on the schema.
 -- Works:   provisioned and serverless.

@@ -33,7 +33,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Final, TypeVar
@@ -73,7 +73,7 @@ from dbops.redshift.archive_parts import (
     update_part,
 )
 from dbops.redshift.archive_source import Source, check_rows, read_columns, source_of
-from dbops.redshift.session import Session, StatementRefused
+from dbops.redshift.session import RedshiftUnreachable, Session, StatementRefused
 from dbops.sql import literal, statement
 
 log = logging.getLogger(__name__)
@@ -135,12 +135,14 @@ def archive_day(
     now: datetime | None = None,
     replace: bool = False,
     on_part: OnPart = nobody,
+    reconnect: Callable[[], Session] | None = None,
 ) -> DayDone:
     """Archive a day and delete it from its table. Safe to repeat, and to kill; a day that is done costs a look.
 
     :param holder: who takes the day's lease: the same text in a retry.
     :param replace: let go of the day's archive when the table, where it was brought back, has other rows now.
     :param on_part: called with each part of the day once its rows are gone; when it raises, the day is not done.
+    :param reconnect: opens another session where the first one did not outlive the reading of files.
     :raises NotExpired: the platform file wants the day to stay.
     :raises LeaseHeld: somebody else works on the day.
     """
@@ -156,8 +158,10 @@ def archive_day(
         done.kept = f"legal hold, {hold.reason}"
         return done
     lease = Lease.acquire(place.store, lease_key(table.dataset, day), holder, LEASE)
-    with lease.kept():
+    with lease.kept(), ExitStack() as stack:
         work = _Day(session, place, table, day, lease, now, replace, done)
+        work.reconnect = reconnect
+        stack.callback(work.close)
         if not work.settle():
             return done
         for _ in range(ROUNDS):
@@ -192,6 +196,8 @@ class _Day:
         self.what = f"archive of {self.dataset} {day}"
         self.parts: list[ArchivedPart] = []
         self.staged: list[StoredObject] = []
+        self.reconnect: Callable[[], Session] | None = None
+        self.own: Session | None = None
 
     # ------------------------------------------------------------------ what earlier runs left
 
@@ -287,6 +293,7 @@ class _Day:
         part = self._verified(source, begun, rows)
         self._publish(part)
         self.lease.renew()
+        self._wake()
         try:
             why = self._delete([part], is_new=True)
         except FinalError:  # it will be refused again: what is still in the table is not left in the dataset too
@@ -300,6 +307,21 @@ class _Day:
         self.done.archived += part.rows
         self.done.bytes += part.bytes
         return self.table.days == "tables" or self._count(source) == 0
+
+    def _wake(self) -> None:
+        """Nothing was asked of the session while files were read: it may have ended."""
+        try:
+            read_marks(self.session, self.place, self.dataset, self.day)
+        except RedshiftUnreachable:
+            if self.reconnect is None:
+                raise
+            self.close()
+            self.session = self.own = self.reconnect()
+
+    def close(self) -> None:
+        """End the session that was opened here, if one was."""
+        if self.own is not None:
+            self.own.close()
 
     def _source(self) -> Source | None:
         """The table of the day, as it is now; None when the day has none."""

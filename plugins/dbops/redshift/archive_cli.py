@@ -92,6 +92,7 @@ def run(
                 done = archive_day(
                     session, place, one, day.day, holder=holder, replace=replace,
                     on_part=lambda part: _remember(ledger, place, part),
+                    reconnect=lambda: open_session(info),
                 )  # fmt: skip
             row |= {"archived": done.archived, "deleted": done.deleted, "bytes": done.bytes, "stays": done.kept}
         except DbopsError as problem:

@@ -165,6 +165,7 @@ class ArchiveDay(BaseOperator):
                 day,
                 holder=f"{_run(context)}/{name}",
                 on_part=_remember(platform, place),
+                reconnect=lambda: _session(platform),
             )
         found = {"archived": done.archived, "deleted": done.deleted, "bytes": done.bytes, "parts": len(done.parts)}
         self.log.info("%s: %s", name, done.kept or found)
