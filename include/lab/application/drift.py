@@ -223,7 +223,7 @@ class _Planter:
     def put(self, pair: Pair, made: Change) -> None:
         publish(self._client, pair, [made])
 
-    def _planted(self, kind: str, pair: Pair, key: str, **fields: tuple[Any, Any]) -> Planted:
+    def _planted(self, kind: str, pair: Pair, key: str, /, **fields: tuple[Any, Any]) -> Planted:
         return Planted(kind, self._cluster.name, pair.table, key, fields)
 
     # ------------------------------------------------------------------ drift

@@ -82,6 +82,19 @@ def test_every_kind_of_drift_in_every_table_that_can_have_it(lab_app: LabApp, ki
     heal(lab_app, planted)
 
 
+@pytest.mark.parametrize("table", PAIRS)
+def test_every_column_that_goes_to_aerospike_can_differ(lab_app: LabApp, table: str) -> None:
+    pair, seen = PAIRS[table], set()
+    for trial in range(6):
+        planted = plant(lab_app.database, lab_app.cluster, trial, kinds=["different"], tables=[table], count=15)
+        seen |= {column for one in planted for column in one.fields}
+        assert differences(lab_app) == said(planted)
+        heal(lab_app, planted)
+        if seen == {one.column for one in pair.bins}:
+            break
+    assert seen == {one.column for one in pair.bins}
+
+
 @pytest.mark.parametrize("kind", HARMLESS)
 def test_what_is_harmless_is_no_difference(lab_app: LabApp, kind: str) -> None:
     done = plant_harmless(lab_app.database, lab_app.cluster, 3, kinds=[kind], count=4)
