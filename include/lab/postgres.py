@@ -100,27 +100,39 @@ class Postgres:
 
     :param passwords: of the administrator `postgres` and of each database's owner (named like the database).
     :param guarded: as the supervisor's that starts it.
+    :param binaries: folder of its programs; None: those that are found first.
+    :param settings: in addition to the lab's, or instead.
     """
 
-    def __init__(self, state: Path, port: int, passwords: Mapping[str, str], *, guarded: bool = False) -> None:
+    def __init__(
+        self,
+        state: Path,
+        port: int,
+        passwords: Mapping[str, str],
+        *,
+        guarded: bool = False,
+        binaries: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port
         self.passwords = passwords
-        self._binaries = find_binaries()
-        self._launcher = launcher(self._binaries)
+        self.binaries = binaries or find_binaries()
+        self._launcher = launcher(self.binaries)
         if guarded and self._launcher == LOWERED:  # a change of user forgets what the supervisor asked for
             self._launcher = (*LOWERED, "--pdeathsig=INT")
         self._data = state / "postgres"
-        settings = [item for name, value in SETTINGS.items() for item in ("-c", f"{name}={value}")]
+        all_settings = SETTINGS | dict(settings or {})
+        options = [item for name, value in all_settings.items() for item in ("-c", f"{name}={value}")]
         self.part = Part(
             "postgres",
             [
                 *self._launcher,
-                str(self._binaries / "postgres"),
+                str(self.binaries / "postgres"),
                 "-D",
                 str(self._data),
                 "-p",
                 str(port),
-                *settings,
+                *options,
             ],
             self.ready,
             stop_signal=signal.SIGINT,
@@ -138,7 +150,7 @@ class Postgres:
         write_private(secret, self.passwords[ADMIN])
         if LOWERED[0] in self._launcher:
             os.chown(draft, NOBODY, NOBODY)
-        command = [*self._launcher, str(self._binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
+        command = [*self._launcher, str(self.binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C",
                    "--no-sync"]  # fmt: skip
         try:
@@ -147,7 +159,7 @@ class Postgres:
             secret.unlink()
         if done.returncode:
             shutil.rmtree(draft, ignore_errors=True)
-            raise PostgresMissing(f"initdb of {self._binaries} failed: {(done.stderr or done.stdout).strip()}")
+            raise PostgresMissing(f"initdb of {self.binaries} failed: {(done.stderr or done.stdout).strip()}")
         draft.rename(self._data)
 
     def ready(self) -> bool:

@@ -7,9 +7,12 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    POSTGRES = "postgres"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"
     RETENTION = "retention"
+    HEALTH = "health"
+    MAINTENANCE = "maintenance"
     CRITICAL = "critical"
     WARNING = "warning"
