@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from dbops_lab.postgres import ADMIN, DATABASES, Postgres, find_binaries
 from dbops_lab.postgres_versions import binaries
 from dbops_lab.supervisor import Supervisor, free_port
 
+TEMPLATE = "granted"
 MONITOR, OWNER = "dbops_monitor", "dbops_owner"
 WHEEL = 17
 SETTINGS = {
@@ -41,6 +43,8 @@ class World:
         with self.admin() as cursor:
             for role, password in self.passwords.items():
                 cursor.execute(f"create role {role} login password %s", [password])
+            cursor.execute(f"create database {TEMPLATE}")
+        grant(server, TEMPLATE, MONITOR)
 
     def info(self, role: str, conn_id: str = "dbops_postgres", database: str = "postgres") -> ConnectionInfo:
         made = connections.info(conn_id, connections.postgres(self.port, role, self.passwords[role]))
@@ -67,8 +71,7 @@ class World:
         """An empty database of OWNER's, which MONITOR may look at as grants.sql says."""
         name = f"db_{secrets.token_hex(5)}"
         with self.admin() as cursor:
-            cursor.execute(f"create database {name} owner {OWNER}")
-        grant(self.server, name, MONITOR)
+            cursor.execute(f"create database {name} owner {OWNER} template {TEMPLATE}")
         return name
 
     def run(self, database: str, *statements: str, role: str = OWNER) -> list[tuple[Any, ...]]:
@@ -82,6 +85,20 @@ class World:
                 return list(cursor.fetchall()) if cursor.description else []
         finally:
             connection.close()
+
+    def settle(self, database: str) -> None:
+        """Wait until what sessions did is counted: as they end, and in 14 by a collector that is a moment behind."""
+        until = time.monotonic() + 10
+        with self.admin() as cursor:
+            while time.monotonic() < until:
+                cursor.execute(
+                    "select count(*) from pg_stat_activity where datname = %s and backend_type = 'client backend'",
+                    [database],
+                )
+                if cursor.fetchall() == [(0,)]:
+                    break
+                time.sleep(0.02)
+        time.sleep(0.7 if self.major == 14 else 0.05)
 
     def session(self, database: str, role: str = MONITOR, **options: Any) -> Session:
         return Session(self.info(role), database=database, **options)

@@ -139,13 +139,9 @@ def require(session: Session, extension: str) -> tuple[int, ...]:
 @cache
 def text_for(name: str, version: int) -> str:
     """The file for a major version: `<name>_17.sql` from 17 on, where there is one, else `<name>.sql`."""
-    newest = name
+    newest, found = name, 0
     for path in (sql.DIRECTORY / "postgres").glob(f"{name}_[0-9]*.sql"):
         since = path.stem.removeprefix(f"{name}_")
-        if (
-            since.isdigit()
-            and int(since) <= version
-            and (newest == name or int(since) > int(newest.rpartition("_")[2]))
-        ):
-            newest = path.stem
+        if since.isdigit() and found < int(since) <= version:
+            newest, found = path.stem, int(since)
     return sql.statement(f"postgres/{newest}")

@@ -75,7 +75,7 @@ class Session:
         self.where = (
             f"PostgreSQL {info.host or 'localhost'}:{info.port or 5432}/{self.info.schema} (connection {info.conn_id})"
         )
-        tls = {name: str(value) for name, value in info.extra.items() if name.startswith("ssl")}
+        tls: dict[str, Any] = {name: str(value) for name, value in info.extra.items() if name.startswith("ssl")}
         try:
             self._connection = psycopg2.connect(
                 host=info.host,
@@ -89,7 +89,7 @@ class Session:
                 keepalives_interval=10,
                 keepalives_count=3,
                 tcp_user_timeout=60_000,
-                **tls,  # type: ignore[arg-type]
+                **tls,
             )
         except psycopg2.ProgrammingError as error:
             raise ConfigurationError(f"{self.where}: its settings cannot be used: {_first_line(error)}") from None
@@ -171,7 +171,7 @@ class Session:
     def _explained(self, error: BaseException, sql: str) -> RetryableError | FinalError:
         code = str(getattr(error, "pgcode", None) or "")
         message = _first_line(error)
-        words = " ".join([line for line in sql.split("\n") if not line.lstrip().startswith("--")][0].split()[:6])
+        words = " ".join(sql.split()[:6])
         what = f"{words} ... on {self.where}"
         if code == "55P03":
             return LockHeld(f"{what}: {message}; see who holds it with `dbops postgres report blocked`")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import timedelta
 
 import pytest
@@ -85,11 +86,13 @@ def test_bloat_is_estimated_near_what_pgstattuple_measures(world: World) -> None
         "analyze half",
         "delete from half where id % 2 = 0",
     )
-    world.run(  # what a session did is counted when it ends
+    world.settle(database)
+    world.run(
         database,
         "vacuum analyze",
         f"grant select on all tables in schema public to {MONITOR}",
     )
+    world.settle(database)
     with world.session(database) as session:
         found = {row["table"]: row for row in run_report(session, "table_bloat").dicts()}
         assert (found["half"]["doubt"], found["full_one"]["doubt"]) == (None, None)
@@ -101,6 +104,7 @@ def test_bloat_is_estimated_near_what_pgstattuple_measures(world: World) -> None
         dense = run_report(session, "index_bloat_exact", "half_index").dicts()[0]
         assert index["waste_percent"] == pytest.approx(100 - dense["leaf_density_percent"] / 0.9, abs=10)
         world.run(database, "update half set text = text || text")
+        time.sleep(1)
         changed = next(r for r in run_report(session, "table_bloat").dicts() if r["table"] == "half")
         assert "much has changed" in changed["doubt"]
         with pytest.raises(ConfigurationError, match="takes table"):
