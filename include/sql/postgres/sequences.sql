@@ -1,7 +1,7 @@
 -- Purpose:  how much of each sequence is used; one that belongs to a smaller column ends at that column's limit.
 -- Source:   pg_sequence, pg_sequence_last_value; those that may not be read are left to `readable`. A sequence that
 --           cycles never ends.
--- Rights:   SELECT or USAGE on the sequences (pg_read_all_data or a grant); `readable` is false without.
+-- Rights:   SELECT or USAGE on the sequences (grants.sql); `readable` is false without.
 -- Versions: 14 to 18.
 select n.nspname as schema,
        c.relname as sequence,
