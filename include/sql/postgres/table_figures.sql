@@ -1,11 +1,12 @@
 -- Purpose:  what the daily maintenance decides by, of every table that it may work on.
--- Source:   pg_class, pg_stat_all_tables.
+-- Source:   pg_class, pg_stat_all_tables. Bytes are as of the last VACUUM or ANALYZE: pg_table_size would wait for every
+--           table that somebody holds an exclusive lock on.
 -- Rights:   CONNECT.
 -- Versions: 14 to 16 (who may maintain a table: its owner, the database's owner, a superuser).
 select c.oid::bigint as oid,
        n.nspname as schema,
        c.relname as name,
-       pg_table_size(c.oid) as bytes,
+       c.relpages::bigint * current_setting('block_size')::int as bytes,
        c.reltuples::float8 as tuples,
        coalesce(t.n_live_tup, 0) as live,
        coalesce(t.n_dead_tup, 0) as dead,

@@ -13,8 +13,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
-from dbops.errors import DbopsError, FinalError
-from dbops.platform import PostgresMaintenance, duration_text
+from dbops.errors import DbopsError
+from dbops.platform import PostgresMaintenance
 from dbops.postgres.reports import run_report, text_for
 from dbops.postgres.session import LockHeld, PostgresUnreachable, RightsMissing, Session, StatementCancelled
 from dbops.sql import quoted
@@ -108,8 +108,8 @@ def plan(session: Session, settings: PostgresMaintenance) -> Plan:
     tables = session.query(text_for("table_figures", session.version)).dicts()
     if tables and not any(table["may_maintain"] for table in tables):
         raise RightsMissing(
-            f"{session.where}: role {session.info.login} may maintain none of {len(tables)} tables; it must own them, or "
-            "from PostgreSQL 17 on have the role pg_maintain: include/sql/postgres/grants.sql",
+            f"{session.where}: role {session.info.login} may maintain none of {len(tables)} tables; it must own "
+            "them, or from PostgreSQL 17 on have the role pg_maintain: include/sql/postgres/grants.sql",
             "42501",
         )
     ((xids, multixacts),) = session.rows(text_for("freeze_limits", session.version))
@@ -122,7 +122,10 @@ def plan(session: Session, settings: PostgresMaintenance) -> Plan:
         elif step is not None:
             steps.append(step)
     allowed = {f"{table['schema']}.{table['name']}": table for table in tables}
-    more, also_left = _indexes(session, settings, allowed)
+    try:
+        more, also_left = _indexes(session, settings, allowed)
+    except LockHeld as error:  # of a single index; the tables are known and need not wait for it
+        more, also_left = [], {"indexes": f"could not be looked at: {error}"}
     order = list(Work)
     steps = sorted([*steps, *more], key=lambda step: (order.index(step.work), step.bytes, step.target))
     return Plan(str(session.info.schema), tuple(steps), left | also_left)
@@ -274,7 +277,7 @@ def _try(
         return end("failed", f"{error}{left}", before=before, error=error)
     except PostgresUnreachable:
         raise
-    except (DbopsError, FinalError) as error:
+    except DbopsError as error:
         return end("failed", f"{error}{_clean_up(session, step, settings)}", before=before, error=error)
 
 
@@ -288,16 +291,16 @@ def _must_wait(session: Session, step: Step, settings: PostgresMaintenance) -> s
     """Why the step is left for another day: somebody is at the table, or CONCURRENTLY would wait for a transaction."""
     for row in session.query(text_for("busy_tables", session.version)).dicts():
         if row["oid"] == step.oid:
-            who = "autovacuum" if row["backend_type"] == "autovacuum worker" else f"pid {row['pid']} {row['application']!r}"
+            autovacuum = row["backend_type"] == "autovacuum worker"
+            who = "autovacuum" if autovacuum else f"pid {row['pid']} {row['application']!r}"
             return f"{who} is at work on the table ({row['mode']}: {row['query'] or '?'})"
     if step.work in {Work.REINDEX, Work.DROP}:
         for row in run_report(session, "long_transactions").dicts():
-            if row["database"] == session.info.schema and (
-                row["transaction_s"] is None or row["transaction_s"] > settings.lock_timeout.total_seconds()
-            ):
+            age = row["transaction_s"]
+            if row["database"] == session.info.schema and (age is None or age > settings.lock_timeout.total_seconds()):
                 return (
-                    f"a transaction of pid {row['pid']} ({row['role']} {row['application']!r}) is open for "
-                    f"{row['transaction_s'] or 0:.0f} s: CONCURRENTLY would wait for it, and leave a leftover when it gives up"
+                    f"a transaction of pid {row['pid']} ({row['role']} {row['application']!r}) is open for {age or 0:.0f} s: "
+                    "CONCURRENTLY would wait for it, and leave something behind if it gives up"
                 )
     return None
 
@@ -306,11 +309,12 @@ def figures(session: Session, step: Step) -> dict[str, Any]:
     """The table or index of a step now; empty: there is no such."""
     if step.index is not None:
         found = session.query(text_for("index_figures", session.version), step.schema, step.index).dicts()
-        return found[0] if found else ({"dropped": True} if step.work is Work.DROP else {})
+        return found[0] if found else {}
     for table in session.query(text_for("table_figures", session.version)).dicts():
         if table["oid"] == step.oid:
-            kept = ("bytes", "live", "dead", "changed", "xid_age", "vacuums", "analyzes")
-            return {name: table[name] for name in kept}
+            kept = ("live", "dead", "changed", "xid_age", "vacuums", "analyzes")
+            ((size,),) = session.rows(text_for("table_size", session.version), step.oid)
+            return {"bytes": size or 0} | {name: table[name] for name in kept}
     return {}
 
 
@@ -350,7 +354,3 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """`3 done, 1 skipped, 0 failed`."""
     counted = {result: sum(one.result == result for one in outcomes) for result in ("done", "skipped", "failed")}
     return ", ".join(f"{count} {result}" for result, count in counted.items())
-
-
-def window_text(last_start: datetime, hard_end: datetime) -> str:
-    return f"nothing starts after {last_start:%H:%M} UTC; all ends {duration_text(hard_end - last_start)} later"

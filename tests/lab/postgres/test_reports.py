@@ -18,6 +18,7 @@ PARAMETERS = {
     "statement_texts": ([],),
     "table_bloat_exact": ("pg_class",),
     "index_bloat_exact": ("pg_class_oid_index",),
+    "table_size": (1259,),
     "index_figures": ("pg_catalog", "pg_class_oid_index"),
 }
 
