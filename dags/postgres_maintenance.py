@@ -1,14 +1,14 @@
 """Daily maintenance of PostgreSQL: what autovacuum has not got to, in a window with little traffic.
 
-**What happens**: for each database it is decided which tables need VACUUM (with FREEZE when their oldest transaction ids
-come near the age that forces an autovacuum at any hour) or ANALYZE, which indexes REINDEX CONCURRENTLY (bloated ones of
-the configured tables, and invalid ones), and what an interrupted CONCURRENTLY left. The plan is stored and stands in the
-log of `plan` with a reason for each step; `maintain` carries it out, one step at a time, one database at a time. No step
-waits long for a lock or outlasts the window, and a table that somebody else works on (autovacuum too) is left for the
-next day. Figures before and after stand in the ledger.
+**What happens**: for each database it is decided which tables need VACUUM (with FREEZE when their oldest transaction
+ids come near the age that forces an autovacuum at any hour) or ANALYZE, which indexes REINDEX CONCURRENTLY (bloated ones
+of the configured tables, and invalid ones), and what an interrupted CONCURRENTLY left. The plan is stored and stands in
+the log of `plan` with a reason for each step; `maintain` carries it out, one step at a time, one database at a time. No
+step waits long for a lock or outlasts the window, and a table that somebody else works on (autovacuum too) is left for
+the next day. Figures before and after stand in the ledger.
 
-**When it fails**: nothing is broken by a failed step: it can be repeated. Clear the failed task: it does what is not done
-yet, if the window still lasts. `include/runbooks/postgres_maintenance_failed.md` goes through the causes.
+**When it fails**: nothing is broken by a failed step: it can be repeated. Clear the failed task: it does what is not
+done yet, if the window still lasts. `include/runbooks/postgres_maintenance_failed.md` goes through the causes.
 
 **By hand**: *Trigger*, at an hour with little traffic: the window begins then. The form narrows the run to some
 databases, or only shows the plan. Without Airflow: `dbops postgres plan`, `dbops postgres maintain`.

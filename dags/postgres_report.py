@@ -1,7 +1,7 @@
 """Daily report on PostgreSQL, sent to the summary channel.
 
-**What happens**: sizes and growth, the statements that took the most time in the last day, cache, bloat (an estimate that
-says when it is not to be trusted), unused, duplicate and invalid indexes, hints at missing ones, dead rows, old
+**What happens**: sizes and growth, the statements that took the most time in the last day, cache, bloat (an estimate
+that says when it is not to be trusted), unused, duplicate and invalid indexes, hints at missing ones, dead rows, old
 statistics, transaction ids, sequences, replication, and settings that wait for a restart, of the instance and of each
 configured database. Nothing is changed. Sizes are kept in the ledger, which is what growth is told by.
 

@@ -299,8 +299,8 @@ def _must_wait(session: Session, step: Step, settings: PostgresMaintenance) -> s
             age = row["transaction_s"]
             if row["database"] == session.info.schema and (age is None or age > settings.lock_timeout.total_seconds()):
                 return (
-                    f"a transaction of pid {row['pid']} ({row['role']} {row['application']!r}) is open for {age or 0:.0f} s: "
-                    "CONCURRENTLY would wait for it, and leave something behind if it gives up"
+                    f"a transaction of pid {row['pid']} ({row['role']} {row['application']!r}) is open for "
+                    f"{age or 0:.0f} s: CONCURRENTLY would wait for it, and leave something behind if it gives up"
                 )
     return None
 

@@ -213,8 +213,7 @@ class PlanMaintenance(BaseOperator):
         from dbops.postgres.session import Session
 
         platform, postgres = instance()
-        if self.database not in context["params"].get("databases", [self.database]):
-            raise AirflowSkipException(f"{self.database} is not among the databases of this run")
+        _must_be_wanted(context, self.database)
         ledger, run, target = open_ledger(platform), run_of(context), f"{postgres.name}/{self.database}"
         stored = find_action(ledger, PLAN, target, run)
         if stored is not None and stored.outcome == "done":
@@ -265,6 +264,7 @@ class RunMaintenance(BaseOperator):
         from dbops.postgres.session import Session
 
         platform, postgres = instance()
+        _must_be_wanted(context, self.database)
         ledger, run, settings = open_ledger(platform), run_of(context), postgres.maintenance
         target = f"{postgres.name}/{self.database}"
         stored = find_action(ledger, PLAN, target, run)
@@ -332,11 +332,15 @@ class RunMaintenance(BaseOperator):
         )
 
 
+def _must_be_wanted(context: Context, database: str) -> None:
+    if database not in context["params"].get("databases", [database]):
+        raise AirflowSkipException(f"{database} is not among the databases of this run")
+
+
 def _began(context: Context) -> datetime:
-    """When the window of a run began: of a scheduled one when it was due, else when it was started; the same in a retry."""
+    """When the window of a run began: when a scheduled one was due, else when it was started. A retry begins no other."""
     run = context["dag_run"]
-    began: datetime = run.run_after if run.run_type == "scheduled" else run.start_date
-    return began
+    return (run.run_after if run.run_type == "scheduled" else run.start_date) or datetime.now(UTC)
 
 
 def _plain(value: Any) -> Any:

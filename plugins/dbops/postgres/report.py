@@ -160,7 +160,8 @@ def _instance(
         page.find(
             "transactions open for more than an hour",
             [
-                f"pid {row['pid']} {row['role']}@{row['database']}, {duration_text(timedelta(seconds=row['transaction_s']))}"
+                f"pid {row['pid']} {row['role']}@{row['database']}, "
+                f"{duration_text(timedelta(seconds=row['transaction_s']))}"
                 for row in rows("long_transactions")
                 if (row["transaction_s"] or 0) > 3600
             ],
