@@ -338,7 +338,7 @@ def _must_be_wanted(context: Context, database: str) -> None:
 
 
 def _began(context: Context) -> datetime:
-    """When the window of a run began: when a scheduled one was due, else when it was started. A retry begins no other."""
+    """When the window of a run began: when a scheduled one was due, else when it was started. A retry has the same."""
     run = context["dag_run"]
     return (run.run_after if run.run_type == "scheduled" else run.start_date) or datetime.now(UTC)
 
