@@ -2,10 +2,10 @@
 
 **What happens**: for each database it is decided which tables need VACUUM (with FREEZE when their oldest transaction
 ids come near the age that forces an autovacuum at any hour) or ANALYZE, which indexes REINDEX CONCURRENTLY (bloated
-ones of the configured tables, and invalid ones), and what an interrupted CONCURRENTLY left. The plan is stored and stands in
-the log of `plan` with a reason for each step; `maintain` carries it out, one step at a time, one database at a time. No
-step waits long for a lock or outlasts the window, and a table that somebody else works on (autovacuum too) is left for
-the next day. Figures before and after stand in the ledger.
+ones of the configured tables, and invalid ones), and what an interrupted CONCURRENTLY left. The plan is stored and
+stands in the log of `plan` with a reason for each step; `maintain` carries it out, one step at a time, one database
+at a time. No step waits long for a lock or outlasts the window, and a table that somebody else works on (autovacuum
+too) is left for the next day. Figures before and after stand in the ledger.
 
 **When it fails**: nothing is broken by a failed step: it can be repeated. Clear the failed task: it does what is not
 done yet, if the window still lasts. `include/runbooks/postgres_maintenance_failed.md` goes through the causes.

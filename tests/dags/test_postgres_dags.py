@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -84,7 +83,7 @@ def place(
     receivers: LabReceivers,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-) -> Iterator[Place]:
+) -> Place:
     info = lab_postgres.new_database()
     engine = ledger.connect(info)
     ledger.migrate(engine)
@@ -99,7 +98,7 @@ def place(
     file.write_text(yaml.safe_dump(document))
     monkeypatch.setenv("DBOPS_PLATFORM", str(file))
     made.connect()
-    yield made
+    return made
 
 
 def test_health_writes_every_check_and_one_incident_lasts_until_the_trouble_is_over(place: Place) -> None:
@@ -124,7 +123,7 @@ def test_health_writes_every_check_and_one_incident_lasts_until_the_trouble_is_o
     counted = place.rows("select run from check_result where name = 'postgres_statement_counters' order by run")
     assert [row.run for row in counted] == ["latest", "previous"]
 
-    place.run("alter table small alter id type bigint")
+    place.run("alter table small alter id type bigint", "alter sequence small_id_seq as bigint")
     assert place.trigger("postgres_health") == "success"
     assert place.open_incidents() == set()
 
