@@ -23,7 +23,9 @@ from psycopg2 import sql
 
 NOBODY = 65534
 ADMIN = "postgres"
-DATABASES = ("airflow", "dbops_ledger", "exchange")
+APPLICATION = "exchange"
+"""The application's database; its owner looks at the whole server too (pg_monitor)."""
+DATABASES = ("airflow", "dbops_ledger", APPLICATION)
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -121,7 +123,9 @@ class Postgres:
         if guarded and self._launcher == LOWERED:  # a change of user forgets what the supervisor asked for
             self._launcher = (*LOWERED, "--pdeathsig=INT")
         self._data = state / "postgres"
-        all_settings = SETTINGS | dict(settings or {})
+        self._counts_statements = any(self.binaries.parent.rglob("pg_stat_statements.so"))
+        loaded = {"shared_preload_libraries": "pg_stat_statements"} if self._counts_statements else {}
+        all_settings = SETTINGS | loaded | dict(settings or {})
         options = [item for name, value in all_settings.items() for item in ("-c", f"{name}={value}")]
         self.part = Part(
             "postgres",
@@ -183,6 +187,19 @@ class Postgres:
                         cursor.execute(sql.SQL("drop role if exists {}").format(role))
                         cursor.execute(sql.SQL("create role {} login password %s").format(role), [self.passwords[name]])
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
+                cursor.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(APPLICATION)))
+        finally:
+            connection.close()
+        if self._counts_statements:
+            self._create_extensions()
+
+    def _create_extensions(self) -> None:
+        connection = self.connect(ADMIN, APPLICATION)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for name in ("pg_stat_statements", "pgstattuple"):
+                    cursor.execute(sql.SQL("create extension if not exists {}").format(sql.Identifier(name)))
         finally:
             connection.close()
 

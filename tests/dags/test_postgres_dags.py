@@ -139,6 +139,10 @@ def test_a_server_that_is_gone_is_one_critical_incident_and_ends_no_other(place:
     assert not any(
         row.ok for row in place.rows("select ok from check_result where run like '%' order by id desc limit 3")
     )
+    place.rows(
+        "insert into incident (key, severity, title, opened_at, last_seen_at) "
+        "values ('postgres_sequences/shop/left_the_platform', 'warning', 'gone', now(), now()) returning 1"
+    )
     place.connect()
     assert place.trigger("postgres_health") == "success"
     assert place.open_incidents() == {sequences}

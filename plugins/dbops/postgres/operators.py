@@ -61,13 +61,13 @@ class CheckHealth(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.alerts.airflow import report
-        from dbops.ledger import record_check
-        from dbops.postgres.health import check_health, could_not_look
+        from dbops.ledger import open_incidents, record_check
+        from dbops.postgres.health import TITLES, check_health, could_not_look
         from dbops.postgres.statements import keep_counters, load_counters
 
         platform, postgres = instance()
         ledger, now, run = open_ledger(platform), datetime.now(UTC), run_of(context)
-        before, broken = None, None
+        before, broken, gone = None, None, set[str]()
         try:
             before = load_counters(ledger, postgres.name, run)
         except DbopsError as error:  # what is wrong with PostgreSQL is told all the same
@@ -92,12 +92,15 @@ class CheckHealth(BaseOperator):
                 )
             if health.counters is not None:
                 keep_counters(ledger, postgres.name, run, health.counters)
+            # A database that left the platform file while its incident was open is nobody's problem any more.
+            known = {check.key for check in health.checks}
+            gone = {key for key in open_incidents(ledger, "postgres_") if key.partition("/")[0] in TITLES} - known
         except DbopsError as error:
             broken = error
         report(
             context,
             [_alert(check, postgres) for check in health.checks if check.severity is not None],
-            [check.key for check in health.checks if check.ok],
+            sorted(gone.union(check.key for check in health.checks if check.ok)),
         )
         blind = could_not_look(health.checks)
         if blind is not None:
