@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbops_lab import s3
-from dbops_lab.connections import MAIL_LOGIN
+from dbops_lab.connections import ACCESS_KEY, MAIL_LOGIN, SECRET_KEY
+from dbops_lab.postgres import ADMIN, WAREHOUSE
+from dbops_lab.redshift import process as redshift
 from dbops_lab.supervisor import Part, free_port, listens
 
 
@@ -44,6 +46,24 @@ def receivers_part(state: Path, ports: ReceiverPorts, *, slack_token: str, mail_
         "LAB_SMTP_PASSWORD": mail_password,
     }
     return Part("receivers", command, lambda: listens(ports.http) and listens(ports.smtp), env=secret)
+
+
+def redshift_part(port: int, control_port: int, postgres_port: int, admin_password: str, s3_port: int) -> Part:
+    """Ready when it listens; PostgreSQL and its databases must be there before it starts."""
+    command = redshift.command(
+        port=port,
+        control_port=control_port,
+        postgres_port=postgres_port,
+        database=WAREHOUSE,
+        admin=ADMIN,
+        s3_endpoint=f"http://127.0.0.1:{s3_port}",
+    )
+    secret = {
+        redshift.ADMIN_VARIABLE: admin_password,
+        redshift.S3_KEY: ACCESS_KEY,
+        redshift.S3_SECRET: SECRET_KEY,
+    }
+    return Part("redshift", command, lambda: listens(port) and listens(control_port), env=secret)
 
 
 def aerospike_part(

@@ -25,7 +25,9 @@ NOBODY = 65534
 ADMIN = "postgres"
 APPLICATION = "exchange"
 """The application's database; its owner looks at the whole server too (pg_monitor)."""
-DATABASES = ("airflow", "dbops_ledger", APPLICATION)
+WAREHOUSE = "warehouse"
+"""The database behind the Redshift stand-in; its owner is what Redshift calls a superuser."""
+DATABASES = ("airflow", "dbops_ledger", APPLICATION, WAREHOUSE)
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -185,7 +187,10 @@ class Postgres:
                     if name not in existing:
                         role = sql.Identifier(name)
                         cursor.execute(sql.SQL("drop role if exists {}").format(role))
-                        cursor.execute(sql.SQL("create role {} login password %s").format(role), [self.passwords[name]])
+                        rights = sql.SQL("superuser login" if name == WAREHOUSE else "login")
+                        cursor.execute(
+                            sql.SQL("create role {} {} password %s").format(role, rights), [self.passwords[name]]
+                        )
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
                 cursor.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(APPLICATION)))
         finally:

@@ -18,16 +18,18 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections
+from dbops_lab import connections, redshift_api
 from dbops_lab.certificates import certificate
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, Postgres
+from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import read_inbox
+from dbops_lab.redshift.process import StandIn as RedshiftStandIn
+from dbops_lab.redshift_api.data import Place
 from dbops_lab.s3 import BUCKET, REGION
 from dbops_lab.supervisor import Supervisor, direct, free_port
 from psycopg2 import sql
 
-__all__ = ["lab_postgres", "lab_s3", "lab_supervisor", "receivers"]
+__all__ = ["lab_postgres", "lab_redshift", "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers"]
 
 
 class LabPostgres:
@@ -115,6 +117,37 @@ class LabReceivers:
         _post(f"{self.url}/lab/clear", {})
 
 
+class LabRedshift:
+    """A running Redshift stand-in with an empty database of its own, in front of the lab's PostgreSQL and S3.
+
+    `standin` orders faults, plants history and switches to serverless (`dbops_lab.redshift.process.StandIn`).
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, standin: RedshiftStandIn, password: str, s3: LabS3) -> None:
+        self.standin = standin
+        self.port = standin.port
+        self.database = self.user = standin.database
+        self.password = password
+        self.s3 = s3
+        self.connection = connections.redshift(self.port, self.user, password, self.database)
+
+    def info(self, conn_id: str = "dbops_redshift") -> ConnectionInfo:
+        return connections.info(conn_id, self.connection)
+
+    def connect(self, user: str | None = None, password: str | None = None, *, autocommit: bool = True) -> Any:
+        """A connection of the real driver, as the superuser or another user."""
+        import redshift_connector
+
+        made = redshift_connector.connect(
+            host=self.host, port=self.port, database=self.database, ssl=False, user=user or self.user,
+            password=password or self.password,
+        )  # fmt: skip
+        made.autocommit = autocommit
+        return made
+
+
 def _post(url: str, body: Any) -> None:
     direct.open(urllib.request.Request(url, data=json.dumps(body).encode(), method="POST"), timeout=5).close()  # noqa: S310
 
@@ -145,6 +178,84 @@ def lab_s3(lab_supervisor: Supervisor) -> LabS3:
     lab_supervisor.start(part)
     lab_supervisor.wait([part])
     return LabS3(port)
+
+
+@pytest.fixture(scope="session")
+def _redshift(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[LabRedshift]:
+    passwords = lab_postgres.server.passwords
+    standin = RedshiftStandIn(
+        postgres_port=lab_postgres.port,
+        database=WAREHOUSE,
+        admin=(ADMIN, passwords[ADMIN]),
+        s3_endpoint=lab_s3.endpoint,
+        s3_keys=(connections.ACCESS_KEY, connections.SECRET_KEY),
+    )
+    with standin:
+        yield LabRedshift(standin, passwords[WAREHOUSE], lab_s3)
+
+
+@pytest.fixture
+def lab_redshift(_redshift: LabRedshift) -> Iterator[LabRedshift]:
+    """The Redshift stand-in, provisioned and without ordered faults; its tables stay from test to test."""
+    yield _redshift
+    _redshift.standin.faults()
+    _redshift.standin.serverless(False)
+
+
+class LabRedshiftApi:
+    """The AWS API of the lab's warehouses: cluster `bedrock`; workgroup `bedrock` of namespace `bedrock-serverless`.
+
+    Both hold the data of the same stand-in.
+    """
+
+    cluster = workgroup = "bedrock"
+    namespace = "bedrock-serverless"
+
+    def __init__(self, warehouse: LabRedshift, postgres: LabPostgres, s3: LabS3) -> None:
+        self.warehouse, self.s3, self.connection = warehouse, s3, s3.connection
+        self._port = int(s3.endpoint.rpartition(":")[2])
+        self.place = Place(
+            port=warehouse.port,
+            database=warehouse.database,
+            postgres_port=postgres.port,
+            postgres_database=warehouse.database,
+            admin=(ADMIN, postgres.server.passwords[ADMIN]),
+            owner=warehouse.user,
+            s3_endpoint=s3.endpoint,
+        )
+        redshift_api.register(self._port, self.cluster, self.place)
+        redshift_api.register(self._port, self.namespace, self.place, workgroup=self.workgroup)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.s3.endpoint,
+            aws_access_key_id=connections.ACCESS_KEY,
+            aws_secret_access_key=connections.SECRET_KEY,
+            region_name=REGION,
+            config=Config(proxies={}, retries={"max_attempts": 1}),
+        )
+
+    def plant(self, id: str, *, source: str | None = None, **words: Any) -> None:
+        """A snapshot with the data of now: `age` seconds old, `status`, `kind` automated or manual, `tags`."""
+        redshift_api.plant(self._port, source or self.cluster, id, **words)
+
+    def take(self, **seconds: float) -> None:
+        """How much longer than the copying a `snapshot` or `restore` takes from now on."""
+        redshift_api.take(self._port, **seconds)
+
+
+@pytest.fixture(scope="session")
+def _redshift_api(_redshift: LabRedshift, lab_postgres: LabPostgres, lab_s3: LabS3) -> LabRedshiftApi:
+    return LabRedshiftApi(_redshift, lab_postgres, lab_s3)
+
+
+@pytest.fixture
+def lab_redshift_api(_redshift_api: LabRedshiftApi) -> Iterator[LabRedshiftApi]:
+    """The AWS API of the lab's warehouses; snapshots and clusters stay from test to test."""
+    yield _redshift_api
+    _redshift_api.take(snapshot=0.0, restore=0.0)
+    _redshift_api.s3.faults()
 
 
 @pytest.fixture(scope="session")

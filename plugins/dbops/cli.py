@@ -27,6 +27,7 @@ OWN = {
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
     "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
+    "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "ledger": ("dbops.ledger.cli:app", "The record of what was done: migrate it, rebuild it."),
 }
 

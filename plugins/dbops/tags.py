@@ -8,6 +8,7 @@ from enum import StrEnum
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     POSTGRES = "postgres"
+    REDSHIFT = "redshift"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

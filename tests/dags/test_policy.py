@@ -68,6 +68,11 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "postgres_health",
         "postgres_maintenance",
         "postgres_report",
+        "redshift_maintenance_daily",
+        "redshift_maintenance_monthly",
+        "redshift_maintenance_weekly",
+        "redshift_restore",
+        "redshift_snapshots",
     ]
 
 

@@ -22,7 +22,18 @@ from dbops.platform.model import (
     Storage,
 )
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
-from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
+from dbops.platform.redshift import (
+    Archive,
+    ArchiveTable,
+    Grantee,
+    Health,
+    LegalHold,
+    Redshift,
+    Review,
+    Snapshots,
+    Vacuum,
+    Window,
+)
 
 __all__ = [
     "METRICS",
@@ -36,6 +47,7 @@ __all__ = [
     "BackupKind",
     "Engine",
     "Grantee",
+    "Health",
     "LegalHold",
     "Limit",
     "Namespace",
@@ -50,8 +62,10 @@ __all__ = [
     "Problem",
     "Redshift",
     "Retention",
+    "Review",
     "Scratch",
     "Severity",
+    "Snapshots",
     "Storage",
     "Vacuum",
     "Window",
