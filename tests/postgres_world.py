@@ -16,7 +16,7 @@ from dbops import sql
 from dbops.connections import ConnectionInfo
 from dbops.postgres.session import Session
 from dbops_lab import connections
-from dbops_lab.postgres import ADMIN, DATABASES, Postgres, find_binaries
+from dbops_lab.postgres import ADMIN, DATABASES, Postgres, find_binaries, launcher
 from dbops_lab.postgres_versions import binaries
 from dbops_lab.supervisor import Supervisor, free_port
 
@@ -86,8 +86,11 @@ class World:
         finally:
             connection.close()
 
-    def settle(self, database: str) -> None:
-        """Wait until what sessions did is counted: as they end, and in 14 by a collector that is a moment behind."""
+    def settle(self, database: str, *, to_read: bool = True) -> None:
+        """Wait until what sessions did is counted: as they end.
+
+        :param to_read: in 14 a collector shows it to readers half a second later.
+        """
         until = time.monotonic() + 10
         with self.admin() as cursor:
             while time.monotonic() < until:
@@ -98,7 +101,7 @@ class World:
                 if cursor.fetchall() == [(0,)]:
                     break
                 time.sleep(0.02)
-        time.sleep(0.7 if self.major == 14 else 0.05)
+        time.sleep(0.7 if self.major == 14 and to_read else 0.05)
 
     def session(self, database: str, role: str = MONITOR, **options: Any) -> Session:
         return Session(self.info(role), database=database, **options)
@@ -111,6 +114,21 @@ def grant(server: Postgres, database: str, role: str) -> None:
                "-f", str(sql.DIRECTORY / "postgres" / "grants.sql")]  # fmt: skip
     environment = os.environ | {"PGPASSWORD": server.passwords[ADMIN]}
     subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+
+def start_standby(supervisor: Supervisor, primary: World) -> Postgres:
+    """A second server that streams from the first one."""
+    state = supervisor.state / f"standby-{primary.major}"
+    state.mkdir()
+    of = primary.server
+    standby = Postgres(state, free_port(), of.passwords, guarded=True, binaries=of.binaries, settings=SETTINGS)
+    command = [*launcher(of.binaries), str(of.binaries / "pg_basebackup"), "-D", str(state / "postgres"), "-R", "-h",
+               "127.0.0.1", "-p", str(of.port), "-U", ADMIN, "-c", "fast", "--no-sync"]  # fmt: skip
+    subprocess.run(command, env=os.environ | {"PGPASSWORD": of.passwords[ADMIN]}, check=True, capture_output=True)
+    standby.part = replace(standby.part, name=state.name)
+    supervisor.start(standby.part)
+    supervisor.wait([standby.part])
+    return standby
 
 
 def start(supervisor: Supervisor, major: int) -> World:

@@ -84,6 +84,8 @@ class PostgresHealth(Model):
     """Of the 2^31 transaction ids (or multixacts) after which no write is accepted."""
     sequences: PercentLevels = Field(default_factory=lambda: PercentLevels(warn=75, critical=90))
     """Of the values of a sequence that are used."""
+    replication_lag_mb: Levels = Field(default_factory=lambda: Levels(warn=50, critical=100))
+    """Beside `limits.postgres_replication_lag`: the primary knows no seconds of a standby that replays nothing."""
     slot_kept_mb: Levels = Field(default_factory=lambda: Levels(warn=1024, critical=10240))
     """WAL that a replication slot keeps on the disk."""
     cache_hit: Percent = 99

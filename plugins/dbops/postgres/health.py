@@ -72,6 +72,8 @@ class Check:
     details: Mapping[str, Any] = field(default_factory=dict)
     error: DbopsError | None = None
     """It could not be looked at."""
+    undecided: bool = False
+    """There was too little to tell: it begins no incident and ends none."""
 
     @property
     def ok(self) -> bool:
@@ -114,7 +116,7 @@ def check_health(
         LONG: partial(check_long, postgres),
         BLOCKED: partial(check_blocked, postgres),
         QUERIES: queries,
-        LAG: partial(check_lag, platform, name),
+        LAG: partial(check_lag, platform, postgres),
         SLOTS: partial(check_slots, postgres),
         WRAPAROUND: partial(check_wraparound, postgres),
         CHECKSUMS: partial(check_checksums, name),
@@ -240,10 +242,11 @@ def check_queries(
     limit, name = platform.limits["postgres_query_p95"], postgres.name
     found = change(before, after)
     if found is None:
-        return Check(QUERIES, name, "the first look at the counters of statements: there is nothing to compare with")
+        message = "the first look at the counters of statements: there is nothing to compare with"
+        return Check(QUERIES, name, message, undecided=True)
     long = duration_text(found.until - found.since)
     if found.calls < postgres.health.least_calls:
-        return Check(QUERIES, name, f"{found.calls} calls in {long}: too few to tell", value=None, unit="ms")
+        return Check(QUERIES, name, f"{found.calls} calls in {long}: too few to tell", unit="ms", undecided=True)
     severity, reached = against(limit.warn, limit.critical, found.p95_ms)
     slowest = named(session, found.slowest)
     message = (
@@ -261,15 +264,22 @@ def check_queries(
 # --- replication --------------------------------------------------------------------------------------------
 
 
-def check_lag(platform: Platform, name: str, session: Session) -> Check:
-    """Against `limits.postgres_replication_lag`. A standby that does not stream is behind, however little."""
+def check_lag(platform: Platform, postgres: Postgres, session: Session) -> Check:
+    """Seconds against `limits.postgres_replication_lag`, bytes against `replication_lag_mb`.
+
+    A standby that does not stream is behind, however little.
+    """
     must_see_others(session)
-    limit = platform.limits["postgres_replication_lag"]
+    limit, levels, name = platform.limits["postgres_replication_lag"], postgres.health.replication_lag_mb, postgres.name
     rows = run_report(session, "replication_lag").dicts()
     if not rows:
         return Check(LAG, name, "no standby streams from this server", unit="s")
-    longest = max(float(row["replay_s"] or 0) for row in rows)
-    severity, reached = against(limit.warn, limit.critical, longest)
+    value, unit = max(float(row["replay_s"] or 0) for row in rows), "s"
+    severity, reached = against(limit.warn, limit.critical, value)
+    behind = max(float(row["behind_bytes"] or 0) / MB for row in rows)
+    by_bytes, reached_bytes = against(levels.warn, levels.critical, behind)
+    if by_bytes is not None and severity is not Severity.CRITICAL and severity is not by_bytes:
+        severity, value, reached, unit = by_bytes, behind, reached_bytes, "MB"
     broken = [row for row in rows if row["state"] not in {"streaming", "standby", "backup"}]
     if broken and severity is None:
         severity = Severity.WARNING
@@ -278,7 +288,7 @@ def check_lag(platform: Platform, name: str, session: Session) -> Check:
         f"{(row['behind_bytes'] or 0) / MB:.1f} MB"
         for row in rows
     )
-    return Check(LAG, name, f"standbys: {said}", severity, round(longest, 2), reached, "s", {"standbys": rows})
+    return Check(LAG, name, f"standbys: {said}", severity, round(value, 2), reached, unit, {"standbys": rows})
 
 
 def check_slots(postgres: Postgres, session: Session) -> Check:

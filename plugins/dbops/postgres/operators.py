@@ -100,7 +100,7 @@ class CheckHealth(BaseOperator):
         report(
             context,
             [_alert(check, postgres) for check in health.checks if check.severity is not None],
-            sorted(gone.union(check.key for check in health.checks if check.ok)),
+            sorted(gone.union(check.key for check in health.checks if check.ok and not check.undecided)),
         )
         blind = could_not_look(health.checks)
         if blind is not None:

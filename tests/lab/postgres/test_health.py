@@ -37,8 +37,8 @@ from dbops.postgres.health import (
 from dbops.postgres.reports import ExtensionMissing
 from dbops.postgres.session import PostgresUnreachable, RightsMissing, Session
 from dbops.postgres.statements import Counters
-from dbops_lab.supervisor import free_port
-from postgres_world import MONITOR, OWNER, World, grant
+from dbops_lab.supervisor import Supervisor, free_port
+from postgres_world import MONITOR, OWNER, World, grant, start_standby
 
 PROJECT = Path(__file__).resolve().parents[3]
 QUICK = PostgresHealth(
@@ -60,9 +60,11 @@ def look(
     database: str,
     before: Counters | None = None,
     role: str = MONITOR,
+    bytes_behind: float = 50,
     **more: Any,
 ) -> Health:
-    postgres = Postgres(name="shop", databases=(database,), health=QUICK, **more)
+    health = QUICK.model_copy(update={"replication_lag_mb": Levels(warn=bytes_behind, critical=1000)})
+    postgres = Postgres(name="shop", databases=(database,), health=health, **more)
     return check_health(
         platform, postgres, lambda name: world.session(name, role, read_only=True), before, datetime.now(UTC)
     )
@@ -116,6 +118,7 @@ def test_what_statements_took_is_counted_between_two_looks(world: World, platfor
     world.run(database, *["select pg_sleep(0.2) /* before */"] * 2)
     first = look(world, platform, database)
     assert "nothing to compare" in by_name(first)[QUERIES].message
+    assert by_name(first)[QUERIES].undecided
     assert first.counters is not None
     world.run(database, *["select 1 as one"] * 400)
     second = look(world, platform, database, first.counters)
@@ -213,3 +216,40 @@ def test_a_connection_that_is_lost_in_the_middle_leaves_no_check_well(world17: W
     assert all(check.error for check in health.checks if check.name != REACHABLE)
     assert isinstance(could_not_look(health.checks), PostgresUnreachable)
     assert CHECKSUMS in {check.name for check in health.checks}
+
+
+def test_a_standby_that_falls_behind_is_told_by_both_sides_and_can_be_looked_at_itself(
+    world17: World, platform: Platform, lab_supervisor: Supervisor
+) -> None:
+    database = world17.new_database()
+    world17.run(database, "create table t (id int)")
+    standby = start_standby(lab_supervisor, world17)
+    strict = platform.model_copy(
+        update={"limits": {**platform.limits, LAG: platform.limits[LAG].model_copy(update={"warn": 0.3})}}
+    )
+    info = replace(world17.info(MONITOR), port=standby.port)
+    postgres = Postgres(name="replica", databases=(database,))
+    other = standby.connect("postgres")
+    other.autocommit = True
+    try:
+        until = time.monotonic() + 10
+        while "streaming" not in (said := by_name(look(world17, platform, database))[LAG].message):
+            assert time.monotonic() < until, said
+            time.sleep(0.1)
+        itself = check_health(platform, postgres, lambda name: Session(info, database=name), None, datetime.now(UTC))
+        assert [check.message for check in itself.checks if not check.ok] == []
+        assert "this server: standby" in by_name(itself)[LAG].message
+
+        with other.cursor() as cursor:
+            cursor.execute("select pg_wal_replay_pause()")
+            world17.run(database, "insert into t select generate_series(1, 40000)")
+            time.sleep(1)
+            behind = by_name(look(world17, strict, database, bytes_behind=1))[LAG]
+            itself = check_health(strict, postgres, lambda name: Session(info, database=name), None, datetime.now(UTC))
+            cursor.execute("select pg_wal_replay_resume()")
+        assert by_name(itself)[LAG].severity is Severity.WARNING
+        assert behind.severity is not None, behind.message
+        assert behind.details["standbys"][0]["behind_bytes"] > 1_000_000
+    finally:
+        other.close()
+        lab_supervisor.stop([standby.part.name])

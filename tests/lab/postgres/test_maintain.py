@@ -39,7 +39,7 @@ def make(world: World, *statements: str) -> str:
     database = world.new_database()
     world.run(database, *TABLES)
     for statement in ("analyze", *statements):
-        world.settle(database)
+        world.settle(database, to_read=False)
         world.run(database, statement)
     world.settle(database)
     return database

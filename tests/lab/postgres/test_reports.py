@@ -87,7 +87,7 @@ def test_bloat_is_estimated_near_what_pgstattuple_measures(world: World) -> None
         "analyze half",
         "delete from half where id % 2 = 0",
     )
-    world.settle(database)
+    world.settle(database, to_read=False)
     world.run(
         database,
         "vacuum analyze",
