@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -131,8 +132,18 @@ def start_standby(supervisor: Supervisor, primary: World) -> Postgres:
     return standby
 
 
-def start(supervisor: Supervisor, major: int) -> World:
-    """Start a server of that major version, which ends with the supervisor."""
+_started: dict[tuple[Path, int], World] = {}
+
+
+def world_of(supervisor: Supervisor, major: int) -> World:
+    """The server of that major version, started when it is first asked for; it ends with the supervisor."""
+    key = (supervisor.state, major)
+    if key not in _started:
+        _started[key] = _start(supervisor, major)
+    return _started[key]
+
+
+def _start(supervisor: Supervisor, major: int) -> World:
     state = supervisor.state / f"postgres-{major}"
     state.mkdir()
     passwords = {name: secrets.token_urlsafe(12) for name in (ADMIN, *DATABASES)}

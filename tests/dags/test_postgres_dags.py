@@ -13,7 +13,7 @@ from dbops import ledger
 from dbops_lab import connections
 from dbops_lab.supervisor import Supervisor, free_port
 from dbops_lab.testing import LabPostgres, LabReceivers
-from postgres_world import MONITOR, OWNER, World, grant, start
+from postgres_world import MONITOR, OWNER, World, grant, world_of
 from sqlalchemy import Engine, text
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def server(lab_supervisor: Supervisor) -> World:
     from airflow.utils.db import resetdb
 
     resetdb()
-    return start(lab_supervisor, 17)
+    return world_of(lab_supervisor, 17)
 
 
 class Place:
