@@ -11,7 +11,8 @@ from typing import Any
 from dbops import ledger
 from dbops.connections import ConnectionInfo
 from dbops.platform import Redshift, Vacuum
-from dbops.redshift.maintain import Deadlines, Maintainer, MaintenancePlan, StepResult, plan_maintenance
+from dbops.redshift.maintain import Deadlines, Maintainer, StepResult
+from dbops.redshift.plan import MaintenancePlan, plan_maintenance
 from dbops.redshift.session import ConnectorSession
 from dbops_lab import connections
 from dbops_lab.postgres import ADMIN, WAREHOUSE
@@ -152,7 +153,7 @@ class MaintenanceWorld:
         return self.maintainer(**settings).carry_out(plan or self.plan())
 
     def rows(self, run: str | None = None) -> list[ledger.PastAction]:
-        from dbops.redshift.maintain import STEPS
+        from dbops.redshift.plan import STEPS
 
         assert self.engine is not None
         return ledger.actions_of(self.engine, run or self.run_id, STEPS)

@@ -9,6 +9,7 @@ class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     POSTGRES = "postgres"
     REDSHIFT = "redshift"
+    ARCHIVE = "archive"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

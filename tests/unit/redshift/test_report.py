@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dbops.ledger import PastAction, PastCheck
 from dbops.platform import Limit
-from dbops.redshift.maintain import Advice, MaintenancePlan, Step
+from dbops.redshift.plan import Advice, MaintenancePlan, Step
 from dbops.redshift.report import days_until, growth_in_words, trend, weekly_report
 from dbops.redshift.rules import Form
 
