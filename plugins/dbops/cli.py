@@ -26,6 +26,7 @@ OWN = {
     "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
+    "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
     "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "archive": (
         "dbops.redshift.archive_cli:app",

@@ -21,6 +21,7 @@ from dbops.platform.model import (
     Severity,
     Storage,
 )
+from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
 from dbops.platform.redshift import (
     Archive,
     ArchiveTable,
@@ -55,6 +56,9 @@ __all__ = [
     "Platform",
     "PlatformError",
     "PlatformFileError",
+    "Postgres",
+    "PostgresHealth",
+    "PostgresMaintenance",
     "Problem",
     "Redshift",
     "Retention",
