@@ -291,6 +291,10 @@ class Lab:
                 known.redshift, WAREHOUSE, secret[f"postgres/{WAREHOUSE}"], WAREHOUSE
             ),
             "dbops_app": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
+            "dbops_postgres": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
+            "dbops_postgres_maintenance": connections.postgres(
+                known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]
+            ),
             "dbops_syncer": connections.syncer(known.syncer, secret["syncer"]),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),
             "dbops_pagerduty": connections.pagerduty(
