@@ -143,8 +143,13 @@ def told_commands() -> set[tuple[str, ...]]:
 
 def words_of(text: str) -> tuple[str, ...]:
     words = takewhile(lambda word: word not in {">", "&&", "|", ";"}, shlex.split(text)[1:])
-    plain = tuple(word for word in words if not word.startswith("-") and word != "...")
-    return plain[:2]  # group and command; what follows is the command's own
+    found: list[str] = []
+    for word in words:
+        if not word.startswith("-") and word != "...":
+            if not hasattr(command_of(tuple(found)), "resolve_command"):
+                break  # groups and the command; what follows is the command's own
+            found.append(word)
+    return tuple(found)
 
 
 def test_commands_exist() -> None:
