@@ -50,6 +50,7 @@ bench: setup
 	$(PY) bench/aerospike_backup.py --standin
 	$(PY) bench/aerospike_restore.py --standin
 	$(PY) bench/retention.py
+	$(PY) bench/postgres_reports.py
 	$(PY) bench/dag_parse.py
 
 clean:

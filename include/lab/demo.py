@@ -24,6 +24,7 @@ from dbops_lab.cli import inbox_table, interruptible, shown
 from dbops_lab.lab import PROJECT, Lab
 from dbops_lab.seed import seed
 from dbops_lab.traffic import connect, traffic
+from dbops_lab.warehouse_demo import ARCHIVE, WEEKLY, Warehouse
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -86,33 +87,41 @@ def main() -> int:
 
 
 def _demonstrate(lab: Lab) -> list[str]:
-    _title("Starting the lab: PostgreSQL, S3, two Aerospike clusters, Slack, PagerDuty, mail")
+    _title("Starting the lab: PostgreSQL, Redshift, S3, two Aerospike clusters, Slack, PagerDuty, mail")
     with shown() as progress:
         lab.up(progress)
     environment = lab.environment()
     platform = _adopt(environment)
     store = open_store(platform.storage, from_env(platform.storage.connection))
 
-    _title("Starting Airflow, and filling the clusters meanwhile")
+    _title("Starting Airflow, and filling the clusters and the warehouse meanwhile")
+    warehouse = Warehouse(lab, platform)
     seeded: dict[str, Any] = {}
-    filling = threading.Thread(target=lambda: seeded.update(seed(lab)), name="seed")
+
+    def fill() -> None:
+        warehouse.fill()
+        seeded.update(seed(lab))
+
+    filling = threading.Thread(target=fill, name="seed")
     filling.start()
     airflow = Airflow(lab)
     with shown() as progress:
         airflow.up(progress)
     filling.join()
     if not seeded:
-        return ["the clusters could not be filled"]
+        return ["the clusters and the warehouse could not be filled"]
     client = airflow.client()
     clusters = [cluster.name for cluster in platform.aerospike.clusters]
     full = [f"aerospike_backup_full_{name}" for name in clusters]
     incremental = [f"aerospike_backup_incremental_{name}" for name in clusters]
-    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO])
+    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO, ARCHIVE, WEEKLY])
     client.start_without_missed_runs([*full, *incremental, DRILL, RPO])
     client.unpause(RESTORE)
     console.print(f"{sum(_objects(platform).values()):,} records in {len(clusters)} clusters")
 
     problems: list[str] = []
+    console.print("The warehouse's old days are archived meanwhile, then it is maintained; see the end.")
+    warehouse.begin(client)
     _title("Full backups of every namespace, through Airflow's API")
     client.unpause(VERIFY)
     rows = _run(client, full, problems)
@@ -144,6 +153,12 @@ def _demonstrate(lab: Lab) -> list[str]:
         problems.append(f"{RETENTION}: the run is {run['state']}")
 
     rows.append(_rpo(client, problems))
+
+    _title("The warehouse: old days were archived meanwhile, then its tables maintained")
+    warehouse.end()
+    problems += warehouse.problems
+    rows += [Row(run.workflow, run.id, run.state, run.seconds, run.rows, run.bytes) for run in warehouse.runs]
+    console.print(warehouse.table())
 
     _report(rows)
     _objectives(platform, store, problems)

@@ -6,9 +6,11 @@ first entry that matches path and query and has `times` left is applied: `delay`
 `status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection, `headers`
 (`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. With `"after": true`
 the request is carried out, and its answer is lost. What a service in JSON is asked for stands behind the query:
-`/?#RedshiftData.ExecuteStatement`; for one that takes forms, `Action=...` does. An empty list ends all faults.
+`/?#RedshiftData.ExecuteStatement`; for one that takes forms, `Action=...` does. `code` is the error's name, where
+S3's does not do (`ThrottlingException`). An empty list ends all faults.
 
-The same server answers for the lab's warehouse, once it is told of one: see `dbops_lab.redshift_api`.
+The same server answers for the lab's warehouse, once it is told of one: see `dbops_lab.redshift_api`. Glue's runs
+become what `POST /lab/glue` says: see `dbops_lab.glue`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dbops_lab import glue
 from dbops_lab.redshift_api import RedshiftApi
 from dbops_lab.supervisor import direct
 
@@ -57,6 +60,8 @@ class Faults:
                 self._orders = json.loads(body)
             start_response("200 OK", [("Content-Length", "0")])
             return [b""]
+        if path == "/lab/glue":
+            return _glue(environ, start_response)
         target = path + "?" + environ.get("QUERY_STRING", "") + _asked_for(environ)
         order = self._match(environ["REQUEST_METHOD"], target)
         if order is None:
@@ -74,7 +79,7 @@ class Faults:
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         status = order["status"]
-        code, said = ERRORS.get(status, "InternalError"), "the lab was told to fail"
+        code, said = order.get("code", ERRORS.get(status, "InternalError")), "the lab was told to fail"
         body, kind = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>", "application/xml"
         if environ.get("HTTP_X_AMZ_TARGET"):
             body, kind = json.dumps({"__type": code, "message": said}), "application/x-amz-json-1.1"
@@ -91,6 +96,16 @@ class Faults:
                     order["times"] = order.get("times", 1) - 1
                     return order
         return None
+
+
+def _glue(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    try:
+        orders = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        status, answer = "200 OK", json.dumps(glue.arrange(orders, REGION))
+    except (KeyError, TypeError, ValueError) as problem:
+        status, answer = "400 Bad Request", json.dumps({"error": f"{type(problem).__name__}: {problem}"})
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer.encode()]
 
 
 def _asked_for(environ: dict[str, Any]) -> str:
@@ -147,6 +162,7 @@ def serve(port: int, bucket: str) -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    glue.install()
     app = Faults(RedshiftApi(DomainDispatcherApplication(create_backend_app)))
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

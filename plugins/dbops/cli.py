@@ -26,7 +26,12 @@ OWN = {
     "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
-    "redshift": ("dbops.redshift.cli:app", "Snapshots, restores and rights of the warehouse."),
+    "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
+    "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
+    "archive": (
+        "dbops.redshift.archive_cli:app",
+        "Old days of the warehouse: archive, list, verify, query and restore them.",
+    ),
     "ledger": ("dbops.ledger.cli:app", "The record of what was done: migrate it, rebuild it."),
 }
 

@@ -7,10 +7,14 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    POSTGRES = "postgres"
     REDSHIFT = "redshift"
+    ARCHIVE = "archive"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"
     RETENTION = "retention"
+    HEALTH = "health"
+    MAINTENANCE = "maintenance"
     CRITICAL = "critical"
     WARNING = "warning"

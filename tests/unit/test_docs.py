@@ -92,6 +92,13 @@ def test_backup_times_are_those_of_production(kind: str, production: Platform) -
         assert times(schedule) == told, cluster.name
 
 
+@pytest.mark.parametrize("kind", ["daily", "weekly", "monthly"])
+def test_maintenance_times_are_those_of_production(kind: str, production: Platform) -> None:
+    assert production.redshift is not None
+    told = re.findall(r"\d\d:\d\d", rows()[f"redshift_maintenance_{kind}"][0])
+    assert told == times(getattr(production.redshift.schedules, kind))
+
+
 def test_other_times_and_severities_are_those_of_the_dag_files() -> None:
     for dag_id, cells in rows().items():
         _, call, tree = next(found for found in dags() if found[0].fullmatch(dag_id))
@@ -204,6 +211,8 @@ ACTIONS = {
     "get_object": "s3:GetObject",
     "head_object": "s3:GetObject s3:GetObjectRetention s3:GetObjectLegalHold",  # what it says of locks
     "put_object": "s3:PutObject",
+    "copy_object": "s3:GetObject s3:PutObject",
+    "restore_object": "s3:RestoreObject",
     "create_multipart_upload": "s3:PutObject",
     "upload_part": "s3:PutObject",
     "complete_multipart_upload": "s3:PutObject",

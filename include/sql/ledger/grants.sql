@@ -13,7 +13,7 @@ SELECT format('REVOKE CONNECT, TEMPORARY ON DATABASE %I FROM PUBLIC', current_da
 SELECT format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), :'writer') \gexec
 
 GRANT USAGE ON SCHEMA public TO :"writer";
-GRANT SELECT, INSERT, UPDATE ON restore_point, check_result, action, incident TO :"writer";
+GRANT SELECT, INSERT, UPDATE ON restore_point, archived_partition, check_result, action, incident TO :"writer";
 GRANT SELECT ON alembic_version TO :"writer";
 
 -- Tables of later migrations.

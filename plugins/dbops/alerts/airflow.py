@@ -67,7 +67,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, or only some `namespaces`) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables` or days) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -278,8 +278,7 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
-    if platform.redshift is not None:
-        used += [platform.redshift.connection, platform.redshift.aws_connection]
+    used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):
         try:
@@ -354,12 +353,15 @@ def _title(context: Context, dag_id: str, verb: str) -> str:
 
 
 def _narrowed(context: Context) -> bool:
-    conf = getattr(context.get("dag_run"), "conf", None) or {}
-    if conf.get("dry_run"):
+    conf, params = getattr(context.get("dag_run"), "conf", None) or {}, context["dag"].params
+    if conf.get("dry_run") or ("tables" in params and (conf.get("first_day") or conf.get("last_day"))):
         return True
-    wanted: Sequence[str] = conf.get("namespaces") or ()
-    all_of_them: Sequence[str] = context["dag"].params.get("namespaces") or ()
-    return bool(wanted) and set(wanted) < set(all_of_them)
+    for name in ("namespaces", "tables"):
+        wanted: Sequence[str] = conf.get(name) or ()
+        offered = set(params.get(name) or ())
+        if wanted and (not offered or set(wanted) < offered):
+            return True
+    return False
 
 
 def _task_states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:

@@ -3,6 +3,9 @@
 The lifecycle is a net behind the sweep, no second retention: none of our rules ever ends a current object.
 Unfinished uploads are dropped after `UPLOAD_DAYS`, when no sweep has done it. In a versioned bucket, what was deleted
 or replaced can be brought back for `VERSION_DAYS`, then its versions and delete markers go (Object Lock is stronger).
+
+The archive of the warehouse has the same two, one for each table that moves its rows to cheaper storage by their age
+(its documents stay where they can be read at once), and one that ends leases, of which every archived day leaves one.
 """
 
 from __future__ import annotations
@@ -18,15 +21,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dbops.backups import catalog, restores
 from dbops.backups.catalog import RestorePoint
 from dbops.backups.manifest import Sha256, Utc, backup_prefix
-from dbops.backups.store import NotFound, S3Store, Store
+from dbops.backups.store import FROZEN, NotFound, S3Store, Store
 from dbops.platform import duration_text
 
 ROOT: Final = "aerospike/"
 UPLOAD_DAYS = 7
 VERSION_DAYS = 30
+LEASE_DAYS = 7
 REPLICATED = frozenset({"COMPLETED", "COMPLETE", "REPLICA"})
 _READERS = 16
-_SLOW_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 
 
 # --- lifecycle ----------------------------------------------------------------------------------------------
@@ -41,42 +44,75 @@ class LifecycleReport:
     """Rules of others that touch the backups."""
 
 
-def ensure_lifecycle(store: S3Store) -> LifecycleReport:
+def ensure_lifecycle(
+    store: S3Store, wanted: Sequence[dict[str, Any]] | None = None, *, root: str = ROOT
+) -> LifecycleReport:
     """Make the bucket have our rules, and keep all others as they are. Writes only when something differs.
 
+    :param wanted: None: those of the backups.
+    :param root: where what they are for lies, below the store's prefix.
     :raises StoreRefused: the login may not read or write the bucket's lifecycle.
     """
     found = store.lifecycle()
-    wanted = rules(store.prefix)
+    wanted = rules(store.prefix) if wanted is None else wanted
     ours = {rule["ID"] for rule in wanted}
     others = [rule for rule in found["Rules"] if rule.get("ID") not in ours]
     mine = [rule for rule in found["Rules"] if rule.get("ID") in ours]
     changed = sorted(mine, key=_id) != sorted(wanted, key=_id)
     if changed:
         store.set_lifecycle({**found, "Rules": [*map(_modern, others), *wanted]})
-    return LifecycleReport(changed, [text for rule in others for text in _harm(store, rule)])
+    return LifecycleReport(changed, [text for rule in others for text in _harm(store, rule, root)])
 
 
 def rules(prefix: str) -> list[dict[str, Any]]:
     """Our rules for backups, and what is written down about restores, below a prefix of the bucket."""
-    return [
+    return [*_upkeep(f"{prefix}{ROOT}"), _old_versions(f"{prefix}{restores.ROOT}")]
+
+
+def archive_rules(prefix: str, folders: Sequence[str], classes: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    """Our rules for the archive below a prefix of the bucket.
+
+    :param folders: of the archived tables.
+    :param classes: days of age, and the storage class from then on.
+    """
+    moves = [{"Days": days, "StorageClass": name} for days, name in sorted(classes)]
+    tables = [
         {
-            "ID": f"dbops {prefix}{ROOT} unfinished uploads",
+            "ID": f"dbops {prefix}{folder} storage classes",
             "Status": "Enabled",
-            "Filter": {"Prefix": f"{prefix}{ROOT}"},
-            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UPLOAD_DAYS},
-        },
-        *(
-            {
-                "ID": f"dbops {prefix}{root} old versions",
-                "Status": "Enabled",
-                "Filter": {"Prefix": f"{prefix}{root}"},
-                "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
-                "Expiration": {"ExpiredObjectDeleteMarker": True},
-            }
-            for root in (ROOT, restores.ROOT)
-        ),
+            "Filter": {"Prefix": f"{prefix}{folder}/"},
+            "Transitions": moves,
+        }
+        for folder in folders
+        if moves
     ]
+    leases = {
+        "ID": f"dbops {prefix} ended leases",
+        "Status": "Enabled",
+        "Filter": {"Prefix": f"{prefix}_leases/"},
+        "Expiration": {"Days": LEASE_DAYS},
+    }
+    return [*_upkeep(prefix), *tables, leases]
+
+
+def _upkeep(prefix: str) -> list[dict[str, Any]]:
+    unfinished = {
+        "ID": f"dbops {prefix} unfinished uploads",
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UPLOAD_DAYS},
+    }
+    return [unfinished, _old_versions(prefix)]
+
+
+def _old_versions(prefix: str) -> dict[str, Any]:
+    return {
+        "ID": f"dbops {prefix} old versions",
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
+        "Expiration": {"ExpiredObjectDeleteMarker": True},
+    }
 
 
 def _id(rule: dict[str, Any]) -> str:
@@ -90,11 +126,11 @@ def _modern(rule: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in rule.items() if name != "Prefix"} | {"Filter": {"Prefix": rule["Prefix"]}}
 
 
-def _harm(store: S3Store, rule: dict[str, Any]) -> Iterator[str]:
-    """What another's rule does to backups that retention wants to keep."""
+def _harm(store: S3Store, rule: dict[str, Any], root: str) -> Iterator[str]:
+    """What another's rule does to backups that retention wants to keep, or to the archive, which nothing ends."""
     filter_ = rule.get("Filter") or {}
     prefix = str((filter_.get("And") or filter_).get("Prefix", rule.get("Prefix", "")))
-    ours = f"{store.prefix}{ROOT}"
+    ours = f"{store.prefix}{root}"
     if rule.get("Status") != "Enabled" or not (ours.startswith(prefix) or prefix.startswith(ours)):
         return
     if (filter_.get("And") or filter_).get("Tags") or "Tag" in filter_:
@@ -103,9 +139,11 @@ def _harm(store: S3Store, rule: dict[str, Any]) -> Iterator[str]:
     ends = rule.get("Expiration") or {}
     if "Days" in ends or "Date" in ends:
         when = f"after {ends['Days']} days" if "Days" in ends else f"from {ends['Date']} on"
-        yield f"{name} deletes backups {when}, whatever retention decides: narrow its filter, or remove it"
-    slow = [move for move in rule.get("Transitions") or () if move.get("StorageClass") in _SLOW_CLASSES]
-    if slow:
+        what = "backups" if root else "archived days"
+        decided = ", whatever retention decides" if root else ""
+        yield f"{name} deletes {what} {when}{decided}: narrow its filter, or remove it"
+    slow = [move for move in rule.get("Transitions") or () if move.get("StorageClass") in FROZEN]
+    if slow and root:
         yield (
             f"{name} moves backups to {slow[0]['StorageClass']}: they can then be neither verified nor restored before "
             "they were thawed; choose a class that can be read at once"

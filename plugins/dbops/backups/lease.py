@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +15,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dbops.backups.manifest import Utc
 from dbops.backups.store import AlreadyExists, NotFound, PreconditionFailed, Store
-from dbops.errors import FinalError, RetryableError
+from dbops.errors import DbopsError, FinalError, RetryableError
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 20
 
@@ -90,6 +96,33 @@ class Lease:
                 return
             time.sleep(random.uniform(0.01, 0.1))
         raise LeaseLost(f"lease {self.store.url}/{self.key}: could not be renewed by {self.holder}; try again")
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renewed in the background while the block runs, then given back.
+
+        A renewal that fails is logged; whoever must not go on without the lease calls `renew` before.
+        """
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(self.ttl.total_seconds() / 4):
+                try:
+                    self.renew()
+                except DbopsError as error:
+                    log.warning("%s", error)
+
+        keeper = threading.Thread(target=keep, name="lease", daemon=True)
+        keeper.start()
+        try:
+            yield
+        finally:
+            over.set()
+            keeper.join()
+            try:
+                self.release()
+            except DbopsError as error:  # it ends by itself, and what ended the block is worth more
+                log.warning("%s", error)
 
     def release(self) -> None:
         """Give it back, if it is still ours."""

@@ -179,6 +179,7 @@ def _check_key(url: str, key: str) -> None:
 
 # --- S3 -----------------------------------------------------------------------------------------------------
 
+FROZEN = frozenset({"GLACIER", "DEEP_ARCHIVE"})  # storage classes that answer no GetObject
 DEFAULT_KMS_KEY = "alias/aws/s3"  # the account's own: it is meant when S3 is told of no key
 
 _clients: dict[tuple[int, str], Any] = {}
@@ -520,6 +521,47 @@ class S3Store:
             answer.get("ObjectLockLegalHoldStatus") == "ON",
             answer.get("ReplicationStatus"),
         )
+
+    def copy(self, source: str, key: str, *, if_match: str) -> None:
+        """Let S3 copy an object of at most 5 GB within the bucket, and encrypt it as all that is written here.
+
+        :param if_match: the etag of the source.
+        :raises PreconditionFailed: the source has changed, or is gone.
+        """
+        for one in (source, key):
+            _check_key(self.url, one)
+        with _s3_errors("copy", self, source):
+            try:
+                self.client.copy_object(
+                    **self.where(key), CopySource=self.where(source), CopySourceIfMatch=if_match, **self.encryption
+                )
+            except Exception as error:
+                raise self._condition_error(source, error, if_match) from error
+        there = self.head(source)  # not every S3-compatible store knows the condition
+        if there is None or there.etag != if_match:
+            raise PreconditionFailed(f"{self.url}/{source}: changed while it was copied (expected etag {if_match})")
+
+    def is_frozen(self, key: str) -> bool:
+        """Whether an object must be thawed before it can be read: its storage class is one of archives.
+
+        :raises NotFound: there is no such object.
+        """
+        _check_key(self.url, key)
+        with _s3_errors("look up", self, key):
+            answer = self.client.head_object(**self.where(key))
+        return answer.get("StorageClass") in FROZEN and 'ongoing-request="false"' not in answer.get("Restore", "")
+
+    def thaw(self, key: str, days: int) -> None:
+        """Ask S3 to make a frozen object readable for so many days; that takes hours. Asking again is no error."""
+        _check_key(self.url, key)
+        with _s3_errors("thaw", self, key):
+            try:
+                self.client.restore_object(
+                    **self.where(key), RestoreRequest={"Days": days, "GlacierJobParameters": {"Tier": "Bulk"}}
+                )
+            except Exception as error:
+                if _code(error) != "RestoreAlreadyInProgress":
+                    raise
 
     def lifecycle(self) -> dict[str, Any]:
         """The bucket's lifecycle configuration, as S3 answers it; no rules when there is none."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, DateTime, Double, Identity, Index, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Date, DateTime, Double, Identity, Index, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
+        date: Date(),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB,
         list[str]: JSONB,
@@ -46,6 +47,37 @@ class RestorePoint(Base):
     """When it expired, or when `rebuild` no longer found its manifest."""
 
     __table_args__ = (Index("restore_point_by_snapshot", "cluster", "namespace", "snapshot_at"),)
+
+
+class ArchivedPartition(Base):
+    """Rows of a day that are in the archive, and no longer in the warehouse. Its document in S3 is the truth."""
+
+    __tablename__ = "archived_partition"
+
+    dataset: Mapped[str] = mapped_column(primary_key=True)
+    day: Mapped[date] = mapped_column(primary_key=True)
+    attempt: Mapped[str] = mapped_column(primary_key=True)
+    part: Mapped[int]
+    """1 for the first time that rows of the day were archived, then one more for each time that rows were late."""
+    table_name: Mapped[str]
+    column_name: Mapped[str]
+    range_first: Mapped[datetime]
+    range_end: Mapped[datetime]
+    """Exclusive."""
+    rows: Mapped[int]
+    bytes: Mapped[int]
+    files: Mapped[int]
+    location: Mapped[str]
+    document: Mapped[str]
+    """Where the part's document is."""
+    manifest_sha256: Mapped[str | None]
+    checks: Mapped[dict[str, Any]]
+    archived_at: Mapped[datetime]
+    deleted_at: Mapped[datetime]
+    attached_at: Mapped[datetime | None]
+    """When the rows were brought back into the warehouse, where they still are."""
+
+    __table_args__ = (Index("archived_partition_by_time", "archived_at"),)
 
 
 class CheckResult(Base):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Engine, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from dbops.ledger.models import Action, CheckResult, RestorePoint
+from dbops.ledger.models import Action, ArchivedPartition, CheckResult, RestorePoint
 from dbops.ledger.session import transaction
 from dbops.redact import redact
 
 if TYPE_CHECKING:
     from dbops.backups.manifest import Manifest
+    from dbops.redshift.archive_parts import ArchivedPart
 
 Outcome = Literal["running", "done", "failed", "skipped"]
 
@@ -90,6 +91,46 @@ def record_expired(engine: Engine, cluster: str, namespace: str, id: str, at: da
             .where(RestorePoint.gone_at.is_(None))
             .values(gone_at=at)
         )
+
+
+def record_archived_part(engine: Engine, part: ArchivedPart, url: str) -> None:
+    """Remember rows that are archived and deleted from the warehouse; the same part again updates its row.
+
+    :param url: of the archive: where `part` lies below.
+    """
+    from dbops.redshift.archive_parts import day_prefix, part_key
+
+    first = datetime.combine(part.day, time(), UTC)
+    key = {"dataset": part.dataset, "day": part.day, "attempt": part.attempt}
+    values = {
+        "part": part.part,
+        "table_name": part.table,
+        "column_name": part.column,
+        "range_first": first,
+        "range_end": first + timedelta(days=1),
+        "rows": part.rows,
+        "bytes": part.bytes,
+        "files": len(part.files),
+        "location": f"{url}/{day_prefix(part.dataset, part.day)}",
+        "document": f"{url}/{part_key(part.dataset, part.day, part.attempt)}",
+        "manifest_sha256": part.manifest_sha256,
+        "checks": part.checks.model_dump(mode="json"),
+        "archived_at": part.archived_at,
+        "deleted_at": part.deleted_at,
+        "attached_at": part.attached_at,
+    }
+    with transaction(engine) as session:
+        statement = insert(ArchivedPartition).values(**key, **values)
+        session.execute(statement.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
+def archived_days(engine: Engine, dataset: str) -> list[tuple[date, int, int]]:
+    """What the ledger remembers of a dataset: day, parts, rows; the oldest day first."""
+    counted = select(ArchivedPartition.day, func.count(), func.sum(ArchivedPartition.rows))
+    query = counted.where(ArchivedPartition.dataset == dataset)
+    with transaction(engine) as session:
+        found = session.execute(query.group_by(ArchivedPartition.day).order_by(ArchivedPartition.day))
+        return [(day, parts, int(rows)) for day, parts, rows in found]
 
 
 def record_check(

@@ -47,6 +47,7 @@ from dbops.platform.fields import (
     refuse,
     unique,
 )
+from dbops.platform.postgres import Postgres
 from dbops.platform.redshift import Redshift
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
@@ -418,6 +419,8 @@ class Platform(Model):
     aerospike: Aerospike
     redshift: Redshift | None = None
     """None: this platform has no warehouse."""
+    postgres: Postgres | None = None
+    """None: this platform has no PostgreSQL that is looked after."""
 
     @field_validator("objectives")
     @classmethod

@@ -16,6 +16,7 @@ from dbops.platform.fields import (
     Model,
     Name,
     Number,
+    PlatformError,
     Prefix,
     Region,
     Whole,
@@ -55,7 +56,8 @@ class RedshiftSchedules(Model):
     daily: Cron = "0 6 * * *"
     weekly: Cron = "0 3 * * 0"
     monthly: Cron = "0 4 1 * *"
-    archive: Cron = "30 1 * * *"
+    archive: Cron = "0 0 * * *"
+    """At midnight, so that the data interval of a run is a day, and a backfill of days is one of these days."""
     snapshots: Cron = "30 5 * * *"
 
 
@@ -92,6 +94,30 @@ class Vacuum(Model):
     boost: StrictBool = False
 
 
+class Health(Model):
+    """What the daily check warns of, beside `limits`."""
+
+    failed_queries: Percent = 5
+    """Share of statements that may fail."""
+    old_transaction: Duration = timedelta(hours=1)
+    """A transaction that is open longer keeps VACUUM from removing deleted rows."""
+
+
+class Review(Model):
+    """What the monthly review looks at."""
+
+    min_size_mb: Annotated[Whole, Field(ge=1)] = 1024
+    """Smaller tables are not worth advice."""
+    skew_rows: Annotated[Number, Field(ge=1)] = 4
+    """Rows of the fullest slice over those of the emptiest one."""
+    skew_sort_key: Annotated[Number, Field(ge=1)] = 4
+    """Size of the largest column over that of the first sort key column; AWS advises not to compress the key then."""
+    unused_after: Days = timedelta(days=30)
+    """A table that nobody has read for so long is reported."""
+    cold_after: Days = timedelta(days=365)
+    """Rows that are older should be archived."""
+
+
 class ArchiveTable(Model):
     """A table whose old days go to S3."""
 
@@ -112,9 +138,19 @@ class ArchiveTable(Model):
             raise ValueError("needs {day} in `table`" if value == "tables" else "is rows, but `table` has {day}")
         return value
 
+    @property
+    def dataset(self) -> str:
+        """What its archive is called: the table, without the day that its name may have."""
+        schema, _, name = self.table.partition(".")
+        return f"{schema}.{name.replace('{day}', '').strip('_-') or 'days'}"
+
+    def source(self, day: date) -> str:
+        """The table that has the rows of a day."""
+        return self.table.replace("{day}", f"{day:%Y%m%d}")
+
 
 class LegalHold(Model):
-    """Days that are not deleted from the table, whatever its `keep` says."""
+    """Days that stay in the table as they are, whatever its `keep` says: neither archived nor deleted."""
 
     table: TableName
     first: date
@@ -150,11 +186,36 @@ class Archive(Model):
     legal_holds: tuple[LegalHold, ...] = ()
     storage_classes: tuple[StorageClass, ...] = ()
     """By age of the archived object, through the bucket's lifecycle."""
+    marks: TableName = "public.dbops_archived"
+    """A small table in the warehouse that says which archived days were deleted there: a row is written with each
+    deletion, in its transaction. It is made when it is not there."""
+    max_days: Annotated[Whole, Field(ge=1)] = 31
+    """When more days than this of one table would go at once, a person is asked."""
+    at_once: Annotated[Whole, Field(ge=1, le=64)] = 4
+    """Days that Airflow archives at once."""
+
+    def table(self, name: str) -> ArchiveTable:
+        """:raises PlatformError: no such table is archived; the message names those that are."""
+        for table in self.tables:
+            if name in (table.table, table.dataset):
+                return table
+        known = ", ".join(table.dataset for table in self.tables) or "none"
+        raise PlatformError(f"{name!r} is no archived table; there are {known}")
+
+    def hold(self, table: ArchiveTable, day: date) -> LegalHold | None:
+        """The hold that a day of a table is under."""
+        return next((hold for hold in self.legal_holds if hold.covers(table.table, day)), None)
 
 
 def _tables(value: tuple[ArchiveTable, ...]) -> tuple[ArchiveTable, ...]:
     names = [item.table for item in value]
     refuse(((index, "table"), f"{name} was named before") for index, name in enumerate(names) if name in names[:index])
+    sets = [item.dataset for item in value]
+    refuse(
+        ((index, "table"), f"would be archived as {name}, like {names[sets.index(name)]}")
+        for index, name in enumerate(sets)
+        if name in sets[:index]
+    )
     return value
 
 
@@ -207,6 +268,8 @@ class Redshift(Model):
     schedules: RedshiftSchedules = Field(default_factory=RedshiftSchedules)
     window: Window = Field(default_factory=Window)
     vacuum: Vacuum = Field(default_factory=Vacuum)
+    health: Health = Field(default_factory=Health)
+    review: Review = Field(default_factory=Review)
     archive: Archive = Field(default_factory=Archive)
     snapshots: Snapshots = Field(default_factory=Snapshots)
     access: Annotated[tuple[Grantee, ...], unique("grantee")] = ()

@@ -54,9 +54,18 @@ class ReviewAccess(BaseOperator):
                 details={"kind": finding.kind, "who": finding.who, "text": finding.text, "fix": finding.fix},
             )
         count = len(review.findings)
+        lines = [finding.line for finding in review.findings[:MOST_ROWS]]
         counted = {"users": review.users, "groups": review.groups, "roles": review.roles, "notes": list(review.notes)}
         message = f"{count} findings" if count else "as the platform file says"
-        note(name=CHECK, target=redshift.name, ok=not count, value=count, limit=0, message=message, details=counted)
+        note(
+            name=CHECK,
+            target=redshift.name,
+            ok=not count,
+            value=count,
+            limit=0,
+            message=message,
+            details=counted | {"lines": lines},
+        )
         for line in [*(finding.line for finding in review.findings), *review.notes]:
             self.log.warning("%s", line)
         key = f"{CHECK}/{redshift.name}"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Row = Sequence[Any]
 
+QUERY_GROUP = "dbops"
+"""Label of all that this package runs: for a queue of its own (WLM), and so that reviews of use can leave it out."""
+
 
 class RedshiftUnreachable(RetryableError):
     """No connection, or it was lost."""
@@ -81,7 +84,10 @@ class ConnectorSession:
                     f"connect to Redshift at {where}: {message}; check login and database"
                 ) from None
             raise RedshiftUnreachable(f"connect to Redshift at {where}: {message}") from None
+        # `timeout` is of the socket, and would end every statement that takes longer to answer.
+        self._connection._usock.settimeout(None)
         self._connection.autocommit = True
+        self.run(f"set query_group to '{QUERY_GROUP}'")
 
     def __enter__(self) -> ConnectorSession:
         return self

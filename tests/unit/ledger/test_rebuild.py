@@ -182,7 +182,8 @@ def test_the_command_migrates_shows_and_rebuilds(environment: Engine, lab_s3: La
     assert f"damaged  {FULL}" in output
     code, output = dbops("status", "--json")
     assert code == 0
-    assert json.loads(output)["rows"] == {"action": 0, "check_result": 0, "incident": 0, "restore_point": 1}
+    rows = {"action": 0, "archived_partition": 0, "check_result": 0, "incident": 0, "restore_point": 1}
+    assert json.loads(output)["rows"] == rows
     code, output = dbops("status")
     assert code == 0
     assert "0 rows, 0 open" in output
