@@ -150,9 +150,13 @@ def told_commands() -> set[tuple[str, ...]]:
 
 def words_of(text: str) -> tuple[str, ...]:
     words = takewhile(lambda word: word not in {">", "&&", "|", ";"}, shlex.split(text)[1:])
-    plain = tuple(word for word in words if not word.startswith("-") and word != "...")
-    nested = plain[:2] in {("redshift", "restore"), ("redshift", "snapshots")}  # groups in a group
-    return plain[: 3 if nested else 2]  # group and command; what follows is the command's own
+    found: list[str] = []
+    for word in words:
+        if not word.startswith("-") and word != "...":
+            if not hasattr(command_of(tuple(found)), "resolve_command"):
+                break  # groups and the command; what follows is the command's own
+            found.append(word)
+    return tuple(found)
 
 
 def test_commands_exist() -> None:

@@ -147,7 +147,8 @@ class DataApiSession:
     def _execute(self, sql: str, values: Sequence[Any]) -> Mapping[str, Any]:
         """The description of the statement, which has ended well."""
         text, parameters = _bound(sql, values)
-        request: dict[str, Any] = {"Sql": text, "SessionKeepAliveSeconds": self._keep, "WaitTimeSeconds": WAIT_SECONDS}
+        # It is not waited for here: whoever is interrupted meanwhile could not cancel what has no id yet.
+        request: dict[str, Any] = {"Sql": text, "SessionKeepAliveSeconds": self._keep}
         request |= {"SessionId": self._session} if self._session else self._target
         if parameters:
             request["Parameters"] = [{"name": name, "value": value} for name, value in parameters.items()]

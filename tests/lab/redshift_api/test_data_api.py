@@ -181,7 +181,9 @@ def test_a_statement_that_nobody_waits_for_any_more_is_cancelled(
                 assert list(session.rows("show query_group")[0]) == ["kept"]
                 break
             time.sleep(0.1)
-        assert time.monotonic() - started < 15
+        else:
+            raise AssertionError("the statement was not cancelled")
+        assert time.monotonic() - started < 10
 
 
 def test_an_open_transaction_ends_with_its_session_and_the_error_says_so(data_api_info: ConnectionInfo) -> None:

@@ -128,7 +128,9 @@ WHERE a.grantee <> d.defaclrole AND a.privilege_type NOT IN ('TRIGGER', 'MAINTAI
 UNION ALL
 SELECT n.nspname::text, 'RELATION', d.owner::bigint::int, rs.identity_name(d.owner), 'user', d.privilege,
        d.grantee::bigint::int, rs.identity_name(d.grantee), rs.identity_type(d.grantee), false
-FROM rs.default_privilege d LEFT JOIN pg_namespace n ON n.oid = d.schema;
+FROM rs.default_privilege d JOIN pg_roles o ON o.oid = d.owner
+LEFT JOIN pg_roles g ON g.oid = d.grantee LEFT JOIN pg_namespace n ON n.oid = d.schema
+WHERE (d.grantee = 0 OR g.oid IS NOT NULL) AND (d.schema IS NULL OR n.oid IS NOT NULL);  -- what was dropped since is left out
 
 GRANT SELECT ON pg_catalog.svv_user_info, pg_catalog.svv_roles, pg_catalog.svv_user_grants,
        pg_catalog.svv_role_grants,
