@@ -14,7 +14,9 @@ from sqlalchemy import Engine
 from dbops.connections import from_env
 from dbops.ledger import session
 from dbops.ledger.rebuild import rebuild as rebuild_ledger
+from dbops.ledger.rebuild import rebuild_archive
 from dbops.platform import Platform, load_platform
+from dbops.redshift.archive_parts import open_place
 
 app = typer.Typer(help="The record of what was done: migrate it, look at it, rebuild it.", no_args_is_help=True)
 
@@ -60,7 +62,7 @@ def status(as_json: Json = False) -> None:
 
 @app.command()
 def rebuild(as_json: Json = False) -> None:
-    """Make the list of restore points again from the manifests in the bucket. Safe to repeat.
+    """Make the lists of restore points and of archived days again from what lies in the bucket. Safe to repeat.
 
     Exit codes: 0 done; 1 done, but a manifest could not be read, or the ledger or bucket did not answer.
     """
@@ -68,7 +70,11 @@ def rebuild(as_json: Json = False) -> None:
 
     platform = load_platform()
     store = open_store(platform.storage, from_env(platform.storage.connection))
-    report = rebuild_ledger(_engine(platform), store, platform)
+    engine = _engine(platform)
+    report = rebuild_ledger(engine, store, platform)
+    if platform.redshift is not None:
+        place = open_place(platform, from_env(platform.storage.connection))
+        report.archived = rebuild_archive(engine, place)
     if as_json:
         typer.echo(json.dumps(asdict(report)))
     else:
@@ -79,7 +85,8 @@ def rebuild(as_json: Json = False) -> None:
             typer.echo(f"damaged  {name}: {damage}")
         typer.echo(
             f"{len(report.added)} added, {len(report.changed)} changed, {len(report.gone)} gone, "
-            f"{len(report.unreadable)} unreadable, {report.unchanged} unchanged"
+            f"{len(report.unreadable)} unreadable, {report.unchanged} unchanged; "
+            f"{report.archived} parts of archived days"
         )
     if report.unreadable:
         raise typer.Exit(1)

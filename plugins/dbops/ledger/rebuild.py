@@ -1,4 +1,4 @@
-"""The restore points of the ledger, made again from the manifests in the store."""
+"""The restore points and archived days of the ledger, made again from what lies in the store."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from sqlalchemy.dialects.postgresql import insert
 from dbops.backups import catalog
 from dbops.backups.store import Store
 from dbops.ledger.models import RestorePoint
-from dbops.ledger.record import restore_point_values
+from dbops.ledger.record import record_archived_part, restore_point_values
 from dbops.ledger.session import transaction
 from dbops.platform import Platform
 from dbops.redact import redact
+from dbops.redshift.archive_parts import ArchivePlace, datasets, parts_of
 
 KEY = ("cluster", "namespace", "id")
 
@@ -31,6 +32,8 @@ class RebuildReport:
     unreadable: dict[str, str] = field(default_factory=dict)
     """Points whose manifest is damaged, and how; what the ledger knows of them stays."""
     unchanged: int = 0
+    archived: int = 0
+    """Parts of archived days that were written down, known ones too."""
 
 
 def rebuild(engine: Engine, store: Store, platform: Platform) -> RebuildReport:
@@ -43,6 +46,17 @@ def rebuild(engine: Engine, store: Store, platform: Platform) -> RebuildReport:
         for namespace in cluster.namespaces:
             _rebuild(engine, store, cluster.name, namespace.name, report)
     return report
+
+
+def rebuild_archive(engine: Engine, place: ArchivePlace) -> int:
+    """Make the ledger know every part of the archive whose rows were deleted; how many there are."""
+    count = 0
+    for dataset in datasets(place.store):
+        for part in parts_of(place.store, dataset):
+            if part.deleted_at is not None:
+                record_archived_part(engine, part, place.url)
+                count += 1
+    return count
 
 
 def _rebuild(engine: Engine, store: Store, cluster: str, namespace: str, report: RebuildReport) -> None:

@@ -255,8 +255,9 @@ def _warehouse(platform: Platform) -> str:
 
 
 def _place(platform: Platform) -> ArchivePlace:
-    from dbops.redshift.archive_parts import open_place
+    from dbops.redshift.archive_parts import open_place, warehouse
 
+    warehouse(platform)
     return open_place(platform, from_env(platform.storage.connection))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dbops.backups import bucket, catalog
-from dbops.backups.bucket import check_replication, ensure_lifecycle
+from dbops.backups.bucket import archive_rules, check_replication, ensure_lifecycle
 from dbops.backups.store import S3Store, StoreRefused
 from dbops_lab.testing import LabS3
 from points_world import DAY, NOW, Manifest, names_below, take_chain
@@ -50,6 +50,36 @@ class TestLifecycle:
         for rule in found.values():
             assert "Transitions" not in rule
         assert not ensure_lifecycle(store).changed
+
+    def test_the_archive_moves_rows_by_age_and_leaves_its_documents_where_they_can_be_read(
+        self, store: S3Store
+    ) -> None:
+        ensure_lifecycle(store)
+        archive = S3Store(store.bucket, "archive", store._connection)
+        wanted = archive_rules(
+            archive.prefix, ["public.wins", "public.a b"], [(365, "DEEP_ARCHIVE"), (90, "GLACIER_IR")]
+        )
+        assert ensure_lifecycle(archive, wanted, root="").changed
+        found = rules(store)
+        assert len(found) == 2 + 5
+        classes = found["dbops archive/public.wins storage classes"]
+        assert classes["Filter"] == {"Prefix": "archive/public.wins/"}
+        assert classes["Transitions"] == [
+            {"Days": 90, "StorageClass": "GLACIER_IR"},
+            {"Days": 365, "StorageClass": "DEEP_ARCHIVE"},
+        ]
+        ending = {name for name, rule in found.items() if "Days" in rule.get("Expiration", {})}
+        assert ending == {"dbops archive/ ended leases"}
+        assert not ensure_lifecycle(archive, wanted, root="").changed
+        assert ensure_lifecycle(store) == bucket.LifecycleReport(changed=False, warnings=[])
+
+    def test_a_rule_of_others_that_ends_archived_days_is_told(self, store: S3Store) -> None:
+        theirs = {"ID": "tidy", "Status": "Enabled", "Filter": {"Prefix": "archive/"}, "Expiration": {"Days": 400}}
+        store.set_lifecycle({"Rules": [theirs]})
+        archive = S3Store(store.bucket, "archive", store._connection)
+        report = ensure_lifecycle(archive, archive_rules(archive.prefix, [], []), root="")
+        assert "deletes archived days after 400 days: narrow its filter" in report.warnings[0]
+        assert ensure_lifecycle(store).warnings == [], "it touches no backup"
 
     def test_rules_of_others_stay(self, store: S3Store) -> None:
         theirs = [

@@ -185,3 +185,17 @@ def test_what_is_no_lease_stops_everybody_and_says_what_to_do(local: LocalStore)
     local.put(KEY, b"{}")
     with pytest.raises(FinalError, match="is no lease document; delete it when no backup"):
         Lease.acquire(local, KEY, "a", TTL)
+
+
+def test_a_kept_lease_outlives_its_time_and_is_given_back(store: Store) -> None:
+    with Lease.acquire(store, KEY, "a", SHORT).kept():
+        time.sleep(2 * SHORT.total_seconds())
+        with pytest.raises(LeaseHeld):
+            Lease.acquire(store, KEY, "b", SHORT)
+    assert current(store, KEY) is None
+
+
+def test_what_ends_the_block_of_a_kept_lease_is_raised_and_the_lease_given_back(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), Lease.acquire(store, KEY, "a", TTL).kept():
+        _ = 1 / 0
+    assert current(store, KEY) is None

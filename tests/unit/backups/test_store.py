@@ -348,6 +348,26 @@ class TestS3:
             assert (said.get("ServerSideEncryption"), said.get("SSEKMSKeyId")) == expected, name
         assert len(store.get("parts")) == 9 << 20
 
+    def test_a_copy_is_of_the_version_that_was_read(self, s3: S3Store) -> None:
+        made = s3.put("a/b", b"rows")
+        s3.copy("a/b", "c=1/b", if_match=made.etag or "")
+        assert s3.get("c=1/b") == b"rows"
+        s3.put("a/b", b"others")
+        with pytest.raises(PreconditionFailed, match="expected etag"):
+            s3.copy("a/b", "c=1/b", if_match=made.etag or "")
+        with pytest.raises(PreconditionFailed):
+            s3.copy("a/absent", "c=1/b", if_match="x")
+
+    def test_what_is_frozen_is_known_and_can_be_thawed(self, s3: S3Store) -> None:
+        s3.put("warm", b"x")
+        s3.client.put_object(**s3.where("cold"), Body=b"x", StorageClass="DEEP_ARCHIVE")
+        assert (s3.is_frozen("warm"), s3.is_frozen("cold")) == (False, True)
+        for _ in range(2):
+            s3.thaw("cold", 2)
+        assert not s3.is_frozen("cold")
+        with pytest.raises(NotFound):
+            s3.is_frozen("absent")
+
     def test_a_kms_key_that_refuses_is_named_as_the_cause(self, s3: S3Store, moto_endpoint: str) -> None:
         with FaultProxy(int(moto_endpoint.rpartition(":")[2])) as proxy:
             store = S3Store(s3.bucket, s3.prefix, s3_connection(proxy.url), kms_key="alias/gone")

@@ -6,14 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from dbops.errors import ConfigurationError, FinalError
-from dbops.platform import PlatformError, PlatformFileError, Severity, load_platform
+from dbops.platform import ArchiveTable, LegalHold, PlatformError, PlatformFileError, Severity, load_platform
 from dbops.platform.load import DIRECTORY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -451,3 +451,30 @@ def test_a_large_platform_loads_in_seconds(write: Write) -> None:
     ]
     platform = load_platform(write(yaml.safe_dump(data)))
     assert sum(len(cluster.namespaces) for cluster in platform.aerospike.clusters) == 5000
+
+
+def test_an_archived_table_is_named_by_itself_or_without_its_day() -> None:
+    archive = load_platform(DIRECTORY / "production.yaml").redshift.archive  # type: ignore[union-attr]
+    wins = archive.table("public.wins")
+    assert (wins.dataset, wins.source(date(2026, 1, 2)), wins.keep) == ("public.wins", "public.wins", 90 * D)
+    with pytest.raises(PlatformError, match=r"'wins' is no archived table; there are public.bidstream_v2, "):
+        archive.table("wins")
+    daily = ArchiveTable(table="events.clicks_{day}", column="at", keep=D, days="tables")
+    assert (daily.dataset, daily.source(date(2026, 1, 2))) == ("events.clicks", "events.clicks_20260102")
+    assert ArchiveTable(table="events.{day}", column="at", keep=D, days="tables").dataset == "events.days"
+
+
+def test_two_tables_that_would_be_archived_as_one_are_refused(write: Write) -> None:
+    day = {"table": "public.wins_{day}", "column": "timestamp", "keep": "30d", "days": "tables"}
+    tables = json.loads(PLAIN)["redshift"]["archive"]["tables"]
+    error = refusal(write, changed("redshift.archive.tables", [*tables, day]))
+    assert "would be archived as public.wins, like public.wins" in str(error)
+
+
+def test_a_legal_hold_covers_its_days_of_its_table() -> None:
+    archive = load_platform(DIRECTORY / "production.yaml").redshift.archive  # type: ignore[union-attr]
+    hold = LegalHold(table="public.wins", first=date(2026, 1, 2), last=None, reason="case 17")
+    archive = archive.model_copy(update={"legal_holds": (hold,)})
+    wins, clicks = archive.table("public.wins"), archive.table("public.clicks")
+    assert archive.hold(wins, date(2026, 1, 2)) == archive.hold(wins, date(2030, 1, 1)) == hold
+    assert archive.hold(wins, date(2026, 1, 1)) is archive.hold(clicks, date(2026, 1, 2)) is None
