@@ -33,6 +33,15 @@ def postgres(port: int, login: str, password: str, database: str | None = None) 
             "schema": database or login}  # fmt: skip
 
 
+def redshift(port: int, login: str, password: str, database: str) -> Connection:
+    return {"conn_type": "redshift", "host": LOOPBACK, "port": port, "login": login, "password": password,
+            "schema": database, "extra": {"ssl": False}}  # fmt: skip
+
+
+def syncer(port: int, token: str) -> Connection:
+    return {"conn_type": "http", "host": f"http://{LOOPBACK}:{port}", "password": token}
+
+
 def slack(http_port: int, token: str) -> Connection:
     return {
         "conn_type": "slackwebhook",

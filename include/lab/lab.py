@@ -1,4 +1,4 @@
-"""One lab: PostgreSQL, S3, receivers and three Aerospike clusters, with all that they keep in one folder."""
+"""One lab: PostgreSQL, Redshift, S3, receivers, three Aerospike clusters, with all that they keep in one folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from typing import Any
 from dbops.errors import FinalError
 from dbops_lab import connections
 from dbops_lab.certificates import certificate
-from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, Postgres
+from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, redshift_part, s3_part
+from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import INBOX, read_inbox
 from dbops_lab.s3 import REGION
 from dbops_lab.supervisor import Part, StartFailed, Supervisor, free_port, write_private
@@ -59,6 +59,8 @@ class Settings:
     aerospike_control: dict[str, int]
     scratch: int
     scratch_control: int
+    redshift: int
+    redshift_control: int
     airflow: int
     secrets: dict[str, str] = field(repr=False)
 
@@ -79,6 +81,8 @@ class Settings:
             aerospike_control={name: free_port() for name in NODES},
             scratch=free_port(),
             scratch_control=free_port(),
+            redshift=free_port(),
+            redshift_control=free_port(),
             airflow=free_port(),
             secrets=passwords | others,
         )
@@ -135,8 +139,14 @@ class Lab:
         passwords = {name: self.settings.secrets[f"postgres/{name}"] for name in (ADMIN, *DATABASES)}
         return Postgres(self.state, self.settings.postgres, passwords, guarded=self._guarded)
 
+    def redshift(self) -> Part:
+        """Starts when PostgreSQL has its databases: it is a proxy before one of them."""
+        known = self.settings
+        password = known.secrets[f"postgres/{ADMIN}"]
+        return redshift_part(known.redshift, known.redshift_control, known.postgres, password, known.s3)
+
     def parts(self) -> list[Part]:
-        """All but PostgreSQL."""
+        """All but PostgreSQL and what needs it."""
         known = self.settings
         receivers = receivers_part(
             self.state,
@@ -167,9 +177,11 @@ class Lab:
         with self._alone():
             if not self.exists:
                 write_private(self.state / SETTINGS, json.dumps(asdict(Settings.new())))
-            supervisor, postgres, parts = self.supervisor(), self.postgres(), self.parts()
-            running = {part.name for part in [postgres.part, *parts] if supervisor.alive(part.name)}
-            for part in [postgres.part, *parts]:
+            supervisor, postgres, redshift = self.supervisor(), self.postgres(), self.redshift()
+            parts = self.parts()
+            every = [postgres.part, redshift, *parts]
+            running = {part.name for part in every if supervisor.alive(part.name)}
+            for part in every:
                 progress(part.name, "running" if part.name in running else "starting")
             try:
                 certificate(self.state)
@@ -179,11 +191,12 @@ class Lab:
                 supervisor.start(postgres.part)
                 supervisor.wait([postgres.part])
                 postgres.create_databases()
+                supervisor.start(redshift)
                 self._migrate_ledger()
-                supervisor.wait([postgres.part, *parts], tick=lambda name: progress(name, "ready"))
+                supervisor.wait(every, tick=lambda name: progress(name, "ready"))
                 self._write_environment()
             except BaseException:
-                supervisor.stop(part.name for part in [postgres.part, *parts] if part.name not in running)
+                supervisor.stop(part.name for part in every if part.name not in running)
                 raise
 
     def down(self, *, keep: bool = False) -> list[str]:
@@ -214,6 +227,7 @@ class Lab:
         known, supervisor = self.settings, self.supervisor()
         ports = {
             "postgres": [known.postgres],
+            "redshift": [known.redshift],
             "s3": [known.s3],
             "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
             **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
@@ -253,6 +267,9 @@ class Lab:
             f"aerospike_{SCRATCH}": connections.aerospike([known.scratch]),
             "dbops_s3": connections.s3(known.s3),
             "dbops_ledger": connections.postgres(known.postgres, "dbops_ledger", secret["postgres/dbops_ledger"]),
+            "dbops_redshift": connections.redshift(
+                known.redshift, WAREHOUSE, secret[f"postgres/{WAREHOUSE}"], WAREHOUSE
+            ),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),
             "dbops_pagerduty": connections.pagerduty(
                 known.receivers.https, secret["pagerduty"], self.state / "loopback.pem"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dbops_lab import s3
-from dbops_lab.connections import MAIL_LOGIN
+from dbops_lab.connections import ACCESS_KEY, MAIL_LOGIN, SECRET_KEY
+from dbops_lab.postgres import ADMIN, WAREHOUSE
+from dbops_lab.redshift import process as redshift
 from dbops_lab.supervisor import Part, free_port, listens
 
 
@@ -44,6 +46,53 @@ def receivers_part(state: Path, ports: ReceiverPorts, *, slack_token: str, mail_
         "LAB_SMTP_PASSWORD": mail_password,
     }
     return Part("receivers", command, lambda: listens(ports.http) and listens(ports.smtp), env=secret)
+
+
+def redshift_part(port: int, control_port: int, postgres_port: int, admin_password: str, s3_port: int) -> Part:
+    """Ready when it listens; PostgreSQL and its databases must be there before it starts."""
+    command = redshift.command(
+        port=port,
+        control_port=control_port,
+        postgres_port=postgres_port,
+        database=WAREHOUSE,
+        admin=ADMIN,
+        s3_endpoint=f"http://127.0.0.1:{s3_port}",
+    )
+    secret = {
+        redshift.ADMIN_VARIABLE: admin_password,
+        redshift.S3_KEY: ACCESS_KEY,
+        redshift.S3_SECRET: SECRET_KEY,
+    }
+    return Part("redshift", command, lambda: listens(port) and listens(control_port), env=secret)
+
+
+def syncer_part(
+    port: int,
+    token: str,
+    *,
+    postgres_port: int,
+    login: str,
+    password: str,
+    clusters: Mapping[str, Sequence[int]],
+    with_login: Mapping[str, str],
+    aerospike_password: str,
+    lag: float = 0.0,
+) -> Part:
+    """Ready when its control listens; PostgreSQL must be there, the clusters may come later.
+
+    :param with_login: the user of each cluster that asks for one.
+    """
+    command = [sys.executable, "-m", "dbops_lab.syncer", "--port", str(port), "--lag", str(lag)]
+    command += ["--postgres-port", str(postgres_port), "--user", login, "--database", login]
+    for name, ports in clusters.items():
+        user = f"{with_login[name]}@" if name in with_login else ""
+        command += ["--cluster", f"{user}{name}={','.join(map(str, ports))}"]
+    secret = {
+        "LAB_POSTGRES_PASSWORD": password,
+        "LAB_AEROSPIKE_PASSWORD": aerospike_password,
+        "LAB_SYNCER_TOKEN": token,
+    }
+    return Part("syncer", command, lambda: listens(port), env=secret)
 
 
 def aerospike_part(

@@ -23,7 +23,9 @@ from psycopg2 import sql
 
 NOBODY = 65534
 ADMIN = "postgres"
-DATABASES = ("airflow", "dbops_ledger", "exchange")
+WAREHOUSE = "warehouse"
+"""The database behind the Redshift stand-in; its owner is what Redshift calls a superuser."""
+DATABASES = ("airflow", "dbops_ledger", "exchange", WAREHOUSE)
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -169,7 +171,10 @@ class Postgres:
                     if name not in existing:
                         role = sql.Identifier(name)
                         cursor.execute(sql.SQL("drop role if exists {}").format(role))
-                        cursor.execute(sql.SQL("create role {} login password %s").format(role), [self.passwords[name]])
+                        rights = sql.SQL("superuser login" if name == WAREHOUSE else "login")
+                        cursor.execute(
+                            sql.SQL("create role {} {} password %s").format(role, rights), [self.passwords[name]]
+                        )
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
         finally:
             connection.close()

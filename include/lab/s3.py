@@ -1,11 +1,12 @@
-"""S3 of the lab: moto's server in a process of its own, with faults that a test can order.
+"""S3 of the lab, and AWS's other services: moto's server in a process of its own, with faults that a test can order.
 
 `python -m dbops_lab.s3 --port P --bucket NAME`. Its state is lost when it ends. `POST /lab/faults` takes a
 list of `{"method": "PUT", "key": regex, "status": 503, "times": 2, "delay": 0.5, "reset_after": 65536}`. The
 first entry that matches path and query and has `times` left is applied: `delay` (seconds) waits first,
 `status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection, `headers`
-(`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. An empty list ends
-all faults.
+(`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. An order with
+`target` is for other services: it matches the header X-Amz-Target (`AWSGlue.GetJobRuns`), and `status` is answered
+as JSON with `code` (`ThrottlingException`). An empty list ends all faults. `POST /lab/glue`: see `dbops_lab.glue`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dbops_lab import glue
 from dbops_lab.supervisor import direct
 
 REGION = "eu-west-1"
@@ -52,7 +54,9 @@ class Faults:
                 self._orders = json.loads(body)
             start_response("200 OK", [("Content-Length", "0")])
             return [b""]
-        order = self._match(environ["REQUEST_METHOD"], path + "?" + environ.get("QUERY_STRING", ""))
+        if path == "/lab/glue":
+            return _glue(environ, start_response)
+        order = self._match(environ, path + "?" + environ.get("QUERY_STRING", ""))
         if order is None:
             return self._app(environ, start_response)
         time.sleep(order.get("delay", 0))
@@ -65,19 +69,38 @@ class Faults:
             return self._app(environ, start_response)
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         status = order["status"]
-        code = ERRORS.get(status, "InternalError")
-        body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
-        start_response(f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        code = order.get("code", ERRORS.get(status, "InternalError"))
+        if "target" in order:
+            kind, body = (
+                "application/x-amz-json-1.1",
+                json.dumps({"__type": code, "message": "the lab was told to fail"}),
+            )
+        else:
+            kind = "application/xml"
+            body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
+        start_response(f"{status} Fault", [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body.encode()]
 
-    def _match(self, method: str, target: str) -> dict[str, Any] | None:
+    def _match(self, environ: dict[str, Any], url: str) -> dict[str, Any] | None:
+        method, target = environ["REQUEST_METHOD"], environ.get("HTTP_X_AMZ_TARGET", "")
         with self._lock:
             for order in self._orders:
-                fits = order.get("method", method) == method and re.search(order.get("key", ""), target)
+                fits = order.get("method", method) == method and re.search(order.get("key", ""), url)
+                fits = fits and ("target" not in order or (target and re.search(order["target"], target)))
                 if fits and order.get("times", 1) > 0:
                     order["times"] = order.get("times", 1) - 1
                     return order
         return None
+
+
+def _glue(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    try:
+        orders = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        status, answer = "200 OK", json.dumps(glue.arrange(orders, REGION))
+    except (KeyError, TypeError, ValueError) as problem:
+        status, answer = "400 Bad Request", json.dumps({"error": f"{type(problem).__name__}: {problem}"})
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer.encode()]
 
 
 def _reset(environ: dict[str, Any], after: int) -> None:
@@ -123,6 +146,7 @@ def serve(port: int, bucket: str) -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    glue.install()
     app = Faults(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -19,15 +19,22 @@ import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
 from dbops_lab import connections
+from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
+from dbops_lab.application.database import CONN_ID, Database
+from dbops_lab.application.etl import Etl
+from dbops_lab.application.publish import Cluster, publish_all
+from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, Postgres
+from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import read_inbox
+from dbops_lab.redshift.process import StandIn as RedshiftStandIn
 from dbops_lab.s3 import BUCKET, REGION
 from dbops_lab.supervisor import Supervisor, direct, free_port
+from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
-__all__ = ["lab_postgres", "lab_s3", "lab_supervisor", "receivers"]
+__all__ = ["lab_app", "lab_etl", "lab_postgres", "lab_redshift", "lab_s3", "lab_supervisor", "receivers"]
 
 
 class LabPostgres:
@@ -84,6 +91,65 @@ class LabS3:
         _post(f"{self.endpoint}/lab/faults", orders)
 
 
+class LabApp:
+    """The platform's application on stand-ins of its own: a seeded database, a cluster that follows it, and a syncer.
+
+    `database`, `cluster` (a stand-in's address) and `world` go into the functions of `dbops_lab.application`. The
+    syncer stands still: `syncer.start()`, or `syncer.step()` and `syncer.wait()`. `connections` holds `dbops_app`,
+    `dbops_syncer` and `aerospike_app`.
+    """
+
+    def __init__(self, database: Database, standin: AerospikeStandIn, world: World) -> None:
+        self.database, self.standin, self.world = database, standin, world
+        self.cluster = Cluster("app", tuple(standin.ports), standin.control)
+        self.syncer = Syncer(database, [self.cluster], token=secrets.token_urlsafe(16))
+        self.control = Control(self.syncer)
+        self.connections = {
+            "dbops_app": postgres_connection(database.info),
+            "dbops_syncer": connections.syncer(self.control.port, self.syncer.token),
+            "aerospike_app": connections.aerospike(standin.ports),
+        }
+        database.create()
+        self.reset()
+
+    def info(self, conn_id: str = CONN_ID) -> ConnectionInfo:
+        return connections.info(conn_id, self.connections[conn_id])
+
+    def reset(self, world: World | None = None) -> None:
+        """Both sides as the world says (another one, if given), no orders, no lag, nothing paused."""
+        self.world = world or self.world
+        self.syncer.close()
+        self.syncer.order()
+        self.syncer.resume()
+        self.syncer.done.clear()
+        self.syncer.lag = 0.0
+        self.database.seed(self.world)
+        publish_all(self.world, [self.cluster])
+
+    def close(self) -> None:
+        self.syncer.close()
+        self.control.close()
+
+
+def postgres_connection(info: ConnectionInfo) -> connections.Connection:
+    return connections.postgres(info.port or 0, info.login or "", info.password or "", info.schema)
+
+
+class LabEtl(Etl):
+    """The ETL of a module's own: bucket prefix, Glue jobs, rule and schema of the warehouse have its `name`.
+
+    Nothing has been run: `etl.run(hour)`, `etl.seed(days)`. `glue`, `events`, `s3` are clients of boto3.
+    """
+
+    def __init__(self, world: World, redshift: LabRedshift) -> None:
+        name = f"etl_{secrets.token_hex(4)}"
+        keys = (connections.ACCESS_KEY, connections.SECRET_KEY)
+        super().__init__(
+            world, redshift.s3.endpoint, redshift.info(), redshift.standin.control, keys=keys, name=name, schema=name
+        )
+        self.create()
+
+
 class LabReceivers:
     """Running receivers of Slack, PagerDuty and mail, with the connections that lead there."""
 
@@ -113,6 +179,37 @@ class LabReceivers:
     def clear(self) -> None:
         """Forget deliveries, incidents and ordered failures."""
         _post(f"{self.url}/lab/clear", {})
+
+
+class LabRedshift:
+    """A running Redshift stand-in with an empty database of its own, in front of the lab's PostgreSQL and S3.
+
+    `standin` orders faults, plants history and switches to serverless (`dbops_lab.redshift.process.StandIn`).
+    """
+
+    host = "127.0.0.1"
+
+    def __init__(self, standin: RedshiftStandIn, password: str, s3: LabS3) -> None:
+        self.standin = standin
+        self.port = standin.port
+        self.database = self.user = standin.database
+        self.password = password
+        self.s3 = s3
+        self.connection = connections.redshift(self.port, self.user, password, self.database)
+
+    def info(self, conn_id: str = "dbops_redshift") -> ConnectionInfo:
+        return connections.info(conn_id, self.connection)
+
+    def connect(self, user: str | None = None, password: str | None = None, *, autocommit: bool = True) -> Any:
+        """A connection of the real driver, as the superuser or another user."""
+        import redshift_connector
+
+        made = redshift_connector.connect(
+            host=self.host, port=self.port, database=self.database, ssl=False, user=user or self.user,
+            password=password or self.password,
+        )  # fmt: skip
+        made.autocommit = autocommit
+        return made
 
 
 def _post(url: str, body: Any) -> None:
@@ -145,6 +242,44 @@ def lab_s3(lab_supervisor: Supervisor) -> LabS3:
     lab_supervisor.start(part)
     lab_supervisor.wait([part])
     return LabS3(port)
+
+
+@pytest.fixture(scope="session")
+def _redshift(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[LabRedshift]:
+    passwords = lab_postgres.server.passwords
+    standin = RedshiftStandIn(
+        postgres_port=lab_postgres.port,
+        database=WAREHOUSE,
+        admin=(ADMIN, passwords[ADMIN]),
+        s3_endpoint=lab_s3.endpoint,
+        s3_keys=(connections.ACCESS_KEY, connections.SECRET_KEY),
+    )
+    with standin:
+        yield LabRedshift(standin, passwords[WAREHOUSE], lab_s3)
+
+
+@pytest.fixture
+def lab_redshift(_redshift: LabRedshift) -> Iterator[LabRedshift]:
+    """The Redshift stand-in, provisioned and without ordered faults; its tables stay from test to test."""
+    yield _redshift
+    _redshift.standin.faults()
+    _redshift.standin.serverless(False)
+
+
+@pytest.fixture(scope="module")
+def lab_app(lab_postgres: LabPostgres) -> Iterator[LabApp]:
+    """The application, its database and its cluster; tests of a module share it, and may `reset` it."""
+    database = Database(lab_postgres.new_database(CONN_ID))
+    with AerospikeStandIn(name="app", namespaces=["bidder", "spend"]) as standin:
+        app = LabApp(database, standin, World())
+        yield app
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def lab_etl(_redshift: LabRedshift) -> LabEtl:
+    """The ETL over the same world as `lab_app`'s, in a schema of its own; tests of a module share it."""
+    return LabEtl(World(), _redshift)
 
 
 @pytest.fixture(scope="session")

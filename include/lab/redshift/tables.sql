@@ -1,0 +1,43 @@
+-- What the stand-in keeps beside the tables of a database. Run by the administrator, once for each database.
+CREATE SCHEMA IF NOT EXISTS rs;
+GRANT USAGE ON SCHEMA rs TO PUBLIC;
+GRANT ALL ON SCHEMA public TO PUBLIC;
+
+-- What Redshift knows of a table and PostgreSQL does not.
+CREATE TABLE rs.table_note (
+    relid oid PRIMARY KEY,
+    diststyle text NOT NULL DEFAULT 'auto',
+    distkey text,
+    sortstyle text NOT NULL DEFAULT 'auto',
+    sortkeys text[] NOT NULL DEFAULT '{}',
+    encodings jsonb NOT NULL DEFAULT '{}',
+    auto_encode boolean NOT NULL DEFAULT true,
+    created timestamp NOT NULL DEFAULT (clock_timestamp() AT TIME ZONE 'UTC')
+);
+CREATE TABLE rs.table_key (
+    relid oid NOT NULL,
+    name text NOT NULL,
+    kind text NOT NULL,
+    columns text[] NOT NULL,
+    referenced text
+);
+
+-- How the rows of a table changed: only ever added to, so that no transaction waits for another or fails because
+-- of it, and undone with the transaction that did it. A table's figures are the sums.
+CREATE TABLE rs.change (
+    relid oid NOT NULL,
+    physical bigint NOT NULL DEFAULT 0,   -- rows stored, those marked as deleted too
+    deleted bigint NOT NULL DEFAULT 0,    -- rows marked as deleted
+    unsorted bigint NOT NULL DEFAULT 0,   -- rows outside the sorted region
+    modified bigint NOT NULL DEFAULT 0,   -- rows changed since the last ANALYZE
+    analyzed bigint                       -- rows that ANALYZE found, as a difference to before; null = no ANALYZE
+);
+CREATE INDEX change_of ON rs.change (relid);
+
+-- Users, groups and roles are roles of PostgreSQL; which is which, and what they may beyond PostgreSQL's privileges.
+CREATE TABLE rs.principal (id oid PRIMARY KEY, kind text NOT NULL);
+CREATE TABLE rs.privilege (relid oid NOT NULL, grantee oid NOT NULL, privilege text NOT NULL);
+CREATE TABLE rs.system_privilege (grantee oid NOT NULL, privilege text NOT NULL);
+CREATE VIEW rs.system_privileges AS
+    SELECT s.grantee, s.privilege FROM rs.system_privilege s JOIN pg_roles r ON r.oid = s.grantee;
+GRANT SELECT ON rs.system_privileges TO PUBLIC;
