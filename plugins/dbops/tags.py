@@ -7,6 +7,8 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    POSTGRES = "postgres"
+    SYNC = "sync"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

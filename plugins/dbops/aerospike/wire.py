@@ -163,7 +163,6 @@ def partition_query(
     return frame(MESSAGE, head + b"".join(fields) + b"".join(ops))
 
 
-
 class Connection:
     """One TCP or TLS connection to one node; blocking, with a time-out on every read and write."""
 

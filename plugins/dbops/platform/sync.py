@@ -18,6 +18,7 @@ from dbops.platform.fields import (
     Model,
     Name,
     NamespaceName,
+    PlatformError,
     SetName,
     Whole,
     inherited,
@@ -27,9 +28,23 @@ from dbops.platform.fields import (
 
 Identifier = Annotated[str, StringConstraints(pattern=r'^[^\x00".]{1,63}$')]
 BinName = Annotated[str, StringConstraints(pattern=r"^[^\x00\s]{1,15}$")]
-Form = Literal["text", "integer", "double", "bool", "epoch_us", "epoch_ms", "epoch_s", "iso", "scaled", "decimal", "json"]
+Form = Literal[
+    "text",
+    "integer",
+    "double",
+    "bool",
+    "epoch_us",
+    "epoch_ms",
+    "epoch_s",
+    "iso",
+    "scaled",
+    "decimal",
+    "json",
+    "json_text",
+]
 """What a bin holds: a text; an integer; a double; a boolean (or 0 and 1); a time as whole units since 1970 or as an
-ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON as a text, list or map."""
+ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON as a list, map or value of its own, or as a text
+(which of the two matters for direct repairs only: they are compared by value)."""
 
 
 class SyncColumn(Model):
@@ -147,7 +162,7 @@ class Sync(Model):
     """Differences of a pair that are listed with their values; all are counted."""
     repair: Literal["syncer", "direct"] = "syncer"
     """How differing records are put right: the syncer carries their rows again, or records are written from here."""
-    most_repaired: Annotated[Whole, Field(ge=1)] = 10_000
+    most_repaired: Annotated[Whole, Field(ge=1, le=5000)] = 1000
     """More differences than this are no drift to repair but something to understand first."""
     syncer: Syncer | None = None
     status: SyncStatus | None = Field(default_factory=SyncStatus)
@@ -169,3 +184,10 @@ class Sync(Model):
             if pair.lag is None:
                 object.__setattr__(pair, "lag", self.lag)
         return self
+
+    def pair(self, name: str) -> SyncPair:
+        """:raises PlatformError: there is no such pair; the message names those that exist."""
+        for one in self.pairs:
+            if one.name == name:
+                return one
+        raise PlatformError(f"{name!r} is no pair of `sync`; there are {', '.join(one.name for one in self.pairs)}")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbops.aerospike.kernel import (
+    _INTERPRETED,
     BROKEN,
     DONE,
     FRAME_LEFT,
@@ -32,7 +33,6 @@ from dbops.aerospike.kernel import (
     _entry,
     _inline,
     _inner,
-    _INTERPRETED,
     _load8,
     _load16,
     _load32,
@@ -493,7 +493,9 @@ def _closed(levels: Longs, depth: int) -> np.uint64:
 
 
 @_inner
-def _json_text(src: Bytes, p: int, end: int, out: Bytes, w: int, marks: Ints, where: Ints, codes: Ints) -> tuple[int, np.uint64]:
+def _json_text(
+    src: Bytes, p: int, end: int, out: Bytes, w: int, marks: Ints, where: Ints, codes: Ints
+) -> tuple[int, np.uint64]:
     """The string behind the quote at p - 1: position behind its closing quote (-1: none), and its hash."""
     q = p
     plain = True
@@ -929,7 +931,7 @@ def _ripemd(block: Bytes, blocks: int, h: NDArray[np.uint32], x: NDArray[np.uint
             x[2 * i + 1] = np.uint32(word >> np.uint64(32))
         a, b, c, d, e = h[0], h[1], h[2], h[3], h[4]
         f, g, i_, j_, k_ = a, b, c, d, e
-        for step in range(0, 16):
+        for step in range(16):
             t = np.uint32(a + _choose(0, b, c, d) + x[_LEFT[step]] + _LEFT_ADD[0])
             t = np.uint32(_turn(t, _LEFT_TURN[step]) + e)
             a, e, d, c, b = e, d, np.uint32(_turn(c, _10)), b, t
@@ -973,7 +975,9 @@ def _ripemd(block: Bytes, blocks: int, h: NDArray[np.uint32], x: NDArray[np.uint
 
 
 @_inner
-def _digest(src: Bytes, p: int, size: int, block: Bytes, prefix: int, h: NDArray[np.uint32], x: NDArray[np.uint32]) -> None:
+def _digest(
+    src: Bytes, p: int, size: int, block: Bytes, prefix: int, h: NDArray[np.uint32], x: NDArray[np.uint32]
+) -> None:
     """Of the key at p; `block` begins with set and particle type, `prefix` bytes of them."""
     _copy(block, prefix, src, p, size)
     total = prefix + size

@@ -30,6 +30,7 @@ FORMS = {
     "scaled": (kernel.SCALED, 0),
     "decimal": (kernel.DECIMAL, 0),
     "json": (kernel.JSON, 0),
+    "json_text": (kernel.JSON, 0),
 }
 INTEGER_KEY, TEXT_KEY = 1, 3  # particle types
 _PLANES = 0x30000  # no code point beyond has a decomposition or a combining class
@@ -158,6 +159,4 @@ def _default(column: SyncColumn, kind: int, scale: int, work: Work) -> np.uint64
 
 def identities(low: Sequence[int] | Longs, high: Sequence[int] | Longs, rest: Sequence[int] | Longs) -> list[bytes]:
     """Digests from their words."""
-    return [
-        struct.pack("<QQI", int(a), int(b), int(c) & 0xFFFFFFFF) for a, b, c in zip(low, high, rest, strict=True)
-    ]
+    return [struct.pack("<QQI", int(a), int(b), int(c) & 0xFFFFFFFF) for a, b, c in zip(low, high, rest, strict=True)]

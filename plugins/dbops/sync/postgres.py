@@ -16,7 +16,7 @@ import psycopg2
 from numpy.typing import NDArray
 from psycopg2 import sql
 
-from dbops.aerospike.kernel import BROKEN, DONE, NEED_MORE, OUT_FULL, SOURCE_NEEDED, WHY
+from dbops.aerospike.kernel import BROKEN, NEED_MORE, OUT_FULL, SOURCE_NEEDED, WHY
 from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.platform import duration_text
@@ -75,9 +75,7 @@ def explained(error: BaseException, what: str) -> RetryableError | FinalError:
     if code in ("42P01", "42703", "42P17"):
         return TableWrong(f"{message}; correct the pair in the platform file, or the schema")
     if code.startswith("42") or code.startswith("22"):
-        return TableWrong(
-            f"{message}; a column's type is not what the pair says: correct its `form` (SQLSTATE {code})"
-        )
+        return TableWrong(f"{message}; a column's type is not what the pair says: correct its `form` (SQLSTATE {code})")
     if not code or code.startswith(("08", "40", "53", "55", "57", "58")):
         return PostgresUnreachable(message)
     return FinalError(f"{message} (SQLSTATE {code})")
@@ -201,7 +199,7 @@ class Snapshot:
         for number, one in enumerate(self.pair.columns):
             kind = self.types[one.column]
             cast = _CASTS[int(self.plan.kinds[number])]
-            if one.form == "json":
+            if one.form in ("json", "json_text"):
                 cast = "::text" if kind == "jsonb" else "::jsonb::text"
                 if kind not in ("jsonb", "json", "text", "character varying"):
                     made.append(sql.SQL("to_jsonb({})::text").format(sql.Identifier(one.column)))
@@ -258,7 +256,9 @@ class Snapshot:
     def _keys(self, keys: Sequence[Sequence[str]]) -> sql.Composable:
         names = self.pair.key_columns
         typed = sql.SQL(", ").join(sql.SQL("k.{}::" + self.types[name]).format(sql.Identifier(name)) for name in names)
-        arrays = sql.SQL(", ").join(sql.SQL("{}::text[]").format(sql.Literal(list(one))) for one in zip(*keys, strict=True))
+        arrays = sql.SQL(", ").join(
+            sql.SQL("{}::text[]").format(sql.Literal(list(one))) for one in zip(*keys, strict=True)
+        )
         own = sql.SQL(", ").join(map(sql.Identifier, names))
         return sql.SQL("({own}) in (select {typed} from unnest({arrays}) as k ({own}))").format(
             own=own, typed=typed, arrays=arrays
@@ -270,7 +270,9 @@ class Snapshot:
         state = self._stream(query, hashing, mask, _NONE, _NONE, rows)
         return rows.cut(int(state[kernel.FOUND]))
 
-    def _stream(self, query: str, hashing: tuple[Any, ...], mask: Bytes, table: Longs, places: Longs, rows: Rows) -> Any:
+    def _stream(
+        self, query: str, hashing: tuple[Any, ...], mask: Bytes, table: Longs, places: Longs, rows: Rows
+    ) -> Any:
         state, work = np.zeros(kernel.STATE, np.int64), Work()
         block = self.plan.block()
 
@@ -334,6 +336,29 @@ class Snapshot:
         )
         return {row[0]: dict(zip(names, row[1:], strict=True)) for row in self._rows(query)}
 
+    def alive_rows(self, keys: Sequence[Sequence[str]]) -> list[tuple[Any, float | None, tuple[Any, ...]]]:
+        """Of the rows of these keys that have a record: user key, seconds until they have none, and the columns.
+
+        A column that goes into a bin as text comes as text.
+        """
+        if not keys:
+            return []
+        left: sql.Composable = sql.SQL("null")
+        if self.pair.expires is not None:
+            left = sql.SQL("extract(epoch from {} + {} - statement_timestamp())").format(
+                sql.Identifier(self.pair.expires.column), sql.Literal(self.pair.expires.after)
+            )
+        columns = []
+        for one in self.pair.columns:
+            text = {"text": "{}::text", "json": "to_jsonb({})", "json_text": "to_jsonb({})"}.get(one.form, "{}")
+            if one.form.startswith("json") and self.types[one.column] in ("text", "character varying"):
+                text = "{}::jsonb"
+            columns.append(sql.SQL(text).format(sql.Identifier(one.column)))
+        query = sql.SQL("select {}, {}, {} from {} where ({}) and ({})").format(
+            self.key, left, sql.SQL(", ").join(columns), self._table, self.alive, self._keys(keys)
+        )
+        return [(row[0], None if row[1] is None else float(row[1]), tuple(row[2:])) for row in self._rows(query)]
+
     def _rows(self, query: sql.Composable) -> list[Any]:
         with self._asking(), self._connection.cursor() as cursor:
             cursor.execute(query)
@@ -365,7 +390,9 @@ def key_expression(pair: SyncPair) -> sql.Composable:
         if column and form:
             parts.append(sql.SQL("to_char({}, {})").format(sql.Identifier(column), sql.Literal(form)))
         elif column:
-            parts.append(sql.SQL("{}::" + ("bigint" if pair.key_type == "integer" else "text")).format(sql.Identifier(column)))
+            parts.append(
+                sql.SQL("{}::" + ("bigint" if pair.key_type == "integer" else "text")).format(sql.Identifier(column))
+            )
     return sql.SQL(" || ").join(parts)
 
 

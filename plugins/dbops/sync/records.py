@@ -71,7 +71,9 @@ class Records:
         tally, work = np.zeros(kernel.STATE, np.int64), Work()
         hashes: Longs = np.zeros(len(self.plan.columns), np.uint64)
 
-        def parse(source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any) -> tuple[int, int, int]:
+        def parse(
+            source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any
+        ) -> tuple[int, int, int]:
             while True:
                 pos, status = kernel.records(
                     source, pos, end, state, *tallies, *self.plan.hashing, self.plan.names, mask, table, rows.data,
@@ -105,7 +107,9 @@ class Records:
         hashes: Longs = np.zeros(len(self.plan.columns), np.uint64)
         positions = np.zeros(2 * 4096, np.int64)
 
-        def parse(source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any) -> tuple[int, int, int]:
+        def parse(
+            source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any
+        ) -> tuple[int, int, int]:
             while True:
                 pos, count, status = kernel.positions(source, pos, end, state, *tallies, mask, positions)
                 for at, size in positions[: 2 * count].reshape(-1, 2).tolist():

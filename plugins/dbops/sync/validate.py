@@ -383,15 +383,15 @@ class Validation:
                 if (state := states.get(digest)) is not None:
                     state.copies += state.row is not None
                     state.row = int(row)
-        for digest, row in zip(identities(theirs[:, 0], theirs[:, 1], theirs[:, 2]), theirs[:, 3].tolist(), strict=True):
+        for digest, row in zip(
+            identities(theirs[:, 0], theirs[:, 1], theirs[:, 2]), theirs[:, 3].tolist(), strict=True
+        ):
             if (state := states.get(digest)) is not None:
                 state.record = int(row)
 
     # ------------------------------------------------------------------ words
 
-    def _listed(
-        self, snapshot: Snapshot, records: Records, confirmed: dict[bytes, _State]
-    ) -> tuple[Difference, ...]:
+    def _listed(self, snapshot: Snapshot, records: Records, confirmed: dict[bytes, _State]) -> tuple[Difference, ...]:
         """The first differences, with fields and values of both sides."""
         chosen = dict(sorted(confirmed.items(), key=lambda item: (item[1].kind, item[1].key or ""))[: self.listed])
         there = records.pick(chosen)
@@ -410,7 +410,9 @@ class Validation:
                 for one, own, other in zip(self.pair.columns, hashes[digest], record.hashes, strict=True):
                     if int(own) != other:
                         mine, theirs = of_row.get(one.column), shown(record.bins.get(one.bin))
-                        fields.append(FieldDifference(one.column, one.bin, _cut(mine, one.masked), _cut(theirs, one.masked)))
+                        fields.append(
+                            FieldDifference(one.column, one.bin, _cut(mine, one.masked), _cut(theirs, one.masked))
+                        )
             key = state.key if state.key is not None else record.key if record is not None else None
             made.append(Difference(state.kind, key, digest.hex(), tuple(fields), state.row_key))
         return tuple(made)
