@@ -86,8 +86,8 @@ if sync is not None:
                 type="string",
                 enum=[NO_REPAIR, DRY_RUN, REPAIR],
                 title="Repair",
-                description="dry run: the log of `plan_repair` says which records would be put right. repair: that plan "
-                "waits for an approval, is carried out, and the sets are compared again.",
+                description="dry run: the log of `plan_repair` says which records would be put right. repair: that "
+                "plan waits for an approval, is carried out, and the sets are compared again.",
             ),
         },
     ):

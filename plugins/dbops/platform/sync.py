@@ -29,19 +29,9 @@ from dbops.platform.fields import (
 Identifier = Annotated[str, StringConstraints(pattern=r'^[^\x00".]{1,63}$')]
 BinName = Annotated[str, StringConstraints(pattern=r"^[^\x00\s]{1,15}$")]
 Form = Literal[
-    "text",
-    "integer",
-    "double",
-    "bool",
-    "epoch_us",
-    "epoch_ms",
-    "epoch_s",
-    "iso",
-    "scaled",
-    "decimal",
-    "json",
+    "text", "integer", "double", "bool", "epoch_us", "epoch_ms", "epoch_s", "iso", "scaled", "decimal", "json",
     "json_text",
-]
+]  # fmt: skip
 """What a bin holds: a text; an integer; a double; a boolean (or 0 and 1); a time as whole units since 1970 or as an
 ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON as a list, map or value of its own, or as a text
 (which of the two matters for direct repairs only: they are compared by value)."""

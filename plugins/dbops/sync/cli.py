@@ -166,7 +166,8 @@ def repair(
         raise typer.Exit(1)
     plan = plan_repair(results, sync.most_repaired)
     if apply is None or not plan:
-        document = {"planned": len(plan), "records": [f"{one.cluster} {one.pair} {one.kind} {one.key or one.digest}" for one in plan]}  # fmt: skip
+        records = [f"{one.cluster} {one.pair} {one.kind} {one.key or one.digest}" for one in plan]
+        document = {"planned": len(plan), "records": records}
         typer.echo(json.dumps(document, indent=2) if as_json else in_words(plan, sync) if plan else "nothing differs")
         if plan and not as_json:
             typer.echo(f"dry run: nothing was touched; --apply {len(plan)} does it")

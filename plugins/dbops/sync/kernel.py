@@ -356,7 +356,7 @@ def _figures_of_text(src: Bytes, p: int, size: int) -> np.uint64:
 
 
 @_inner
-def _figures_of_int(value: int) -> np.uint64:
+def _figures_of_int(value: Any) -> np.uint64:
     negative = value < 0
     rest = np.uint64(-value if negative else value)
     h = _0
@@ -828,7 +828,7 @@ def _bin_hash(
             return _iso_hash(src, p, size)
     elif particle == 1 and size == 8:
         bits = _load64(src, p)
-        if kind == INTEGER or kind == SCALED or kind == JSON or (kind == TIMESTAMP and scale > 0):
+        if kind in (INTEGER, SCALED, JSON) or (kind == TIMESTAMP and scale > 0):
             return _int_hash(bits)
         if kind == BOOL and bits <= _1:
             return _mix(_TRUTH, _K1 if bits else _K2)
@@ -842,7 +842,7 @@ def _bin_hash(
         if kind == JSON:
             return _real_number_hash(_load64(src, p))
     elif particle == 17 and size == 1:
-        if kind == BOOL or kind == JSON:
+        if kind in (BOOL, JSON):
             return _mix(_TRUTH, _K1 if _load8(src, p) else _K2)
     elif (particle == 19 or particle == 20) and kind == JSON:
         return _msgpack_hash(src, p, size, scratch, 0, marks, where, codes, levels)
@@ -1001,7 +1001,7 @@ def digest_of(src: Bytes, size: int, block: Bytes, prefix: int, h: NDArray[np.ui
 
 
 @_inline
-def _bucket(low: np.uint64) -> int:
+def _bucket(low: np.uint64) -> Any:
     """Of a digest whose first 8 bytes are `low`."""
     return np.int64(((low & np.uint64(0xFFF)) << np.uint64(SUB)) | ((low >> np.uint64(16)) & np.uint64((1 << SUB) - 1)))
 

@@ -125,8 +125,8 @@ class ValidatePair(BaseOperator):
 class ReportValidation(BaseOperator):
     """Write a check row for each set, raise or end its incident, and fail when some could not be looked at.
 
-    Runs after all slices, whatever became of them. A run of a window, or of some pairs, ends no incident of others; that
-    of a window ends none at all, as it did not look at everything.
+    Runs after all slices, whatever became of them. A run of some pairs ends no incident of others; one of a window of
+    changes ends none at all, as it did not look at everything.
 
     :param validate_task, plan_task: task ids of the `ValidatePair` and `PlanValidation` of this DAG.
     """
@@ -311,7 +311,8 @@ class RepairSync(BaseOperator):
         record_action(
             ledger, name="sync_repair", target=",".join(dict.fromkeys(f"{one.cluster}/{one.pair}" for one in plan)),
             run=_run(context), started_at=began, finished_at=datetime.now(UTC), outcome="done",
-            message=f"{len(plan)} records: {done}", details={"records": [one.key or one.digest for one in plan], **done},
+            message=f"{len(plan)} records: {done}",
+            details={"records": [one.key or one.digest for one in plan], **done},
         )  # fmt: skip
         touched = {(one.pair, one.cluster) for one in plan}
         units = [u for u in context["ti"].xcom_pull(task_ids=self.plan_task) if (u["pair"], u["cluster"]) in touched]

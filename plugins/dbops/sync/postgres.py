@@ -33,6 +33,7 @@ READ_SECONDS = 300.0
 MOST_PLACES = 4 << 20  # rows whose place is kept, so that they are found again without reading the table
 _BUFFER = 2 << 20
 _NONE: Longs = np.empty(0, np.uint64)
+_rows_kernel: Callable[..., Any] = kernel.rows
 
 
 class PostgresUnreachable(RetryableError):
@@ -74,7 +75,7 @@ def explained(error: BaseException, what: str) -> RetryableError | FinalError:
     message = f"{what}: {text[0] if text else type(error).__name__}"
     if code in ("42P01", "42703", "42P17"):
         return TableWrong(f"{message}; correct the pair in the platform file, or the schema")
-    if code.startswith("42") or code.startswith("22"):
+    if code.startswith(("42", "22")):
         return TableWrong(f"{message}; a column's type is not what the pair says: correct its `form` (SQLSTATE {code})")
     if not code or code.startswith(("08", "40", "53", "55", "57", "58")):
         return PostgresUnreachable(message)
@@ -279,7 +280,7 @@ class Snapshot:
         def parse(source: Bytes, pos: int, end: int) -> tuple[int, int]:
             nonlocal block
             while True:
-                pos, status = kernel.rows(
+                pos, status = _rows_kernel(
                     source, pos, end, state, *hashing, mask, table, places, rows.data, rows.width, block,
                     len(self.plan.prefix), work.words, work.block_words, *work.texts,
                 )  # fmt: skip
@@ -376,8 +377,8 @@ def require_current(info: ConnectionInfo, behind: float | None, most: timedelta)
     """:raises ReplicaBehind: the replica's newest transaction is older than that."""
     if behind is not None and behind > most.total_seconds():
         raise ReplicaBehind(
-            f"read connection {info.conn_id}: it is a replica, {duration_text(timedelta(seconds=float(behind)))} behind "
-            f"(at most {duration_text(most)}); what it lacks would look like drift: wait, or name the primary"
+            f"read connection {info.conn_id}: it is a replica, {duration_text(timedelta(seconds=float(behind)))} "
+            f"behind (at most {duration_text(most)}); what it lacks would look like drift: wait, or name the primary"
         )
 
 

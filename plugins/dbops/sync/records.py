@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.drain import Drain, Output, Tally
-from dbops.aerospike.kernel import BROKEN, OUT_FULL, SOURCE_NEEDED
+from dbops.aerospike.kernel import OUT_FULL, SOURCE_NEEDED
 from dbops.sync import kernel
 from dbops.sync.plan import Plan, Work
 from dbops.sync.postgres import Rows
@@ -21,6 +21,9 @@ from dbops.sync.postgres import Rows
 Bytes = NDArray[np.uint8]
 Longs = NDArray[np.uint64]
 _NONE: Longs = np.empty(0, np.uint64)
+_records_kernel: Callable[..., Any] = kernel.records
+_positions_kernel: Callable[..., Any] = kernel.positions
+_record_kernel: Callable[..., Any] = kernel.record
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Records:
             source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any
         ) -> tuple[int, int, int]:
             while True:
-                pos, status = kernel.records(
+                pos, status = _records_kernel(
                     source, pos, end, state, *tallies, *self.plan.hashing, self.plan.names, mask, table, rows.data,
                     rows.width, tally, hashes, *work.texts,
                 )  # fmt: skip
@@ -111,7 +114,7 @@ class Records:
             source: Bytes, pos: int, end: int, out: Bytes, w: int, state: Any, *tallies: Any
         ) -> tuple[int, int, int]:
             while True:
-                pos, count, status = kernel.positions(source, pos, end, state, *tallies, mask, positions)
+                pos, count, status = _positions_kernel(source, pos, end, state, *tallies, mask, positions)
                 for at, size in positions[: 2 * count].reshape(-1, 2).tolist():
                     message = source[at : at + size]
                     one = self._found(message.copy(), wanted, work, hashes)
@@ -145,7 +148,7 @@ class Records:
             at += 4 + size
         work.grow(message.size)
         padded = np.concatenate((message, np.zeros(32, np.uint8)))
-        row = kernel.record(padded, message.size, *self.plan.hashing, self.plan.names, hashes, *work.texts)
+        row = _record_kernel(padded, message.size, *self.plan.hashing, self.plan.names, hashes, *work.texts)
         void_time = struct.unpack_from(">I", data, 10)[0]
         return Found(digest, key, void_time, bins, int(row), tuple(map(int, hashes)))
 
@@ -203,13 +206,13 @@ def _unpacked(data: memoryview, at: int) -> tuple[Any, int]:
     for code, form in _NUMBERS.items():
         if c == code:
             return struct.unpack_from(form, data, at)[0], at + struct.calcsize(form)
-    wide = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4, 0xC7: 1, 0xC8: 2, 0xC9: 4}  # fmt: skip
+    wide = _WIDTHS.get(c, 0)
     if 0xD4 <= c <= 0xD8:
         return _EXTENSION, at + 1 + (1 << (c - 0xD4))
-    n = int.from_bytes(data[at : at + wide[c]], "big") if c in wide else -1
-    if n < 0:
+    if not wide:
         raise TypeError(f"byte {c} of MessagePack")
-    at += wide[c]
+    n = int.from_bytes(data[at : at + wide], "big")
+    at += wide
     if c in (0xDC, 0xDD):
         return _list(data, at, n)
     if c in (0xDE, 0xDF):
@@ -219,6 +222,8 @@ def _unpacked(data: memoryview, at: int) -> tuple[Any, int]:
     return _letters(data, at, n)
 
 
+_WIDTHS = {0xD9: 1, 0xDA: 2, 0xDB: 4, 0xC4: 1, 0xC5: 2, 0xC6: 4, 0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4, 0xC7: 1, 0xC8: 2,
+           0xC9: 4}  # fmt: skip
 _NUMBERS = {0xCA: ">f", 0xCB: ">d", 0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q", 0xD0: ">b", 0xD1: ">h", 0xD2: ">i",
             0xD3: ">q"}  # fmt: skip
 
@@ -267,6 +272,3 @@ def batches(mask: Bytes, sizes: NDArray[np.int64], most: int) -> Iterator[Bytes]
         total += int(per[partition])
     if part.any():
         yield part.reshape(-1)
-
-
-__all__ = ["BROKEN", "Found", "Records", "batches", "mask_of", "shown", "value_of"]

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -58,8 +58,8 @@ def plan_repair(results: Iterable[PairResult], most: int) -> list[Repair]:
     for result in results:
         if result.drift > most:
             raise TooMuchDrift(
-                f"repair {result.target}: {result.drift:,} differences are more than `most_repaired` ({most:,}): find out "
-                "what happened, and let the syncer publish the whole table"
+                f"repair {result.target}: {result.drift:,} differences are more than `most_repaired` ({most:,}): find "
+                "out what happened, and let the syncer publish the whole table"
             )
         made += [
             Repair(result.pair, result.cluster, one.kind, one.key, one.digest, one.row_key)
@@ -97,8 +97,8 @@ def by_syncer(sync: Sync, info: ConnectionInfo, plan: Sequence[Repair]) -> dict[
     unknown = [one for one in plan if one.key is None]
     if unknown:
         raise SyncerRefused(
-            f"repair: of {len(unknown)} extra records the cluster does not store the key, so the syncer cannot be asked "
-            f"for them ({unknown[0].cluster} {unknown[0].digest}, ...): set `repair: direct`"
+            f"repair: of {len(unknown)} extra records the cluster does not store the key, so the syncer cannot be "
+            f"asked for them ({unknown[0].cluster} {unknown[0].digest}, ...): set `repair: direct`"
         )
     done = {"published": 0, "removed": 0}
     for name in dict.fromkeys(one.pair for one in plan):
@@ -226,13 +226,7 @@ def to_bin(column: SyncColumn, value: Any) -> Any:
     if form == "iso":
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if form.startswith("epoch_"):
-        moment = (
-            value
-            if isinstance(value, datetime)
-            else datetime(*value.timetuple()[:3])
-            if isinstance(value, date)
-            else value
-        )
+        moment = value if isinstance(value, datetime) else datetime.combine(value, time())
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         micros = (moment - EPOCH) // timedelta(microseconds=1)
         return micros // {"epoch_us": 1, "epoch_ms": 1000, "epoch_s": 1_000_000}[form]

@@ -102,7 +102,8 @@ def status_alert_of(found: TableStatus) -> Alert | None:
         severity=Severity.CRITICAL if found.age is None or found.age > found.max_age else Severity.WARNING,
         key=status_key(found.table),
         title=f"The syncer does not carry {found.table}",
-        what=f"sync_status of {found.table} says {found.status}: {'; '.join(found.problems)}. Bidders work with old data.",
+        what=f"sync_status of {found.table} says {found.status}: {'; '.join(found.problems)}.\n"
+        "Changes of it do not reach the bidders.",
         since=found.last_sync,
         value=duration_text(found.age) if found.age is not None else "never in step",
         limit=duration_text(found.max_age),

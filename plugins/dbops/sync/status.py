@@ -81,12 +81,12 @@ def table_status(info: ConnectionInfo, wanted: SyncStatus, pairs: tuple[SyncPair
         connection.close()
     made = []
     for table in dict.fromkeys(pair.table for pair in pairs):
-        name, last, status, errors, error, at = rows.get(table) or (table, None, "unknown", 0, None, datetime.now(UTC))
+        name, last, status, errors, text, at = rows.get(table) or (table, None, "unknown", 0, None, datetime.now(UTC))
         if last is not None and last.tzinfo is None:
             last = last.replace(tzinfo=UTC)  # a column without time zone, as in the guide: UTC
         made.append(
             TableStatus(
-                name, at.astimezone(UTC), last, status, int(errors or 0), error, wanted.max_age, wanted.max_errors
+                name, at.astimezone(UTC), last, status, int(errors or 0), text, wanted.max_age, wanted.max_errors
             )
         )
     return made

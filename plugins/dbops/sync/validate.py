@@ -2,9 +2,9 @@
 
 1. Both sides are added up in buckets at the same time. Equal buckets are equal rows; nothing of them is read again.
 2. Of buckets that differ, rows are collected on both sides and compared one by one.
-3. What differed is looked at again after the synchronisation lag. It is drift when it still differs and PostgreSQL still
-   has the same row: then the change had its time to arrive. A row that has changed meanwhile is in flight, and is looked
-   at once more.
+3. What differed is looked at again after the synchronisation lag. It is drift when it still differs and PostgreSQL
+   still has the same row: then the change had its time to arrive. A row that has changed meanwhile is in flight, and is
+   looked at once more.
 
 Memory is that of the buckets (8 MiB a side), of the places of rows (32 MiB at most) and of a batch of rows.
 """
@@ -216,9 +216,9 @@ class Validation:
         return Snapshot(self._postgres, self.pair, self._max_replica_lag)
 
     def _everything(self) -> _Look:
-        mask = np.zeros((PARTITIONS, kernel.BUCKETS // PARTITIONS), np.uint8)
-        mask[self.partitions.start : self.partitions.stop] = 1
-        mask = mask.reshape(-1)
+        per = kernel.BUCKETS // PARTITIONS
+        mask = np.zeros(kernel.BUCKETS, np.uint8)
+        mask[self.partitions.start * per : self.partitions.stop * per] = 1
         tables = np.zeros((2, kernel.BUCKETS * kernel.CELL), np.uint64)
         places: Longs = np.empty(MOST_PLACES, np.uint64)
         with self._snapshot() as snapshot, Records(self._access, snapshot.plan) as records:
@@ -235,7 +235,8 @@ class Validation:
                 self._compare(snapshot, records, part, ours, places[:known] if known >= 0 else None, look)
             if self._stable(records) != before:
                 raise ClusterChanged(
-                    f"compare {self.pair.table} with {self._target}: the cluster changed while it was read; run it again"
+                    f"compare {self.pair.table} with {self._target}: the cluster changed while it was read; "
+                    "run it again"
                 )
             if len(look.found) <= FEW:
                 self._name(snapshot, look)
@@ -367,10 +368,10 @@ class Validation:
             mine = [snapshot.at_keys(keys)]
             unknown = [digest for digest, state in states.items() if state.row_key is None]
             if unknown:  # of extra records no row was known: is there one now?
-                found = snapshot.keys_of(mask_of(unknown))
+                seen = snapshot.keys_of(mask_of(unknown))
                 wanted = set(unknown)
-                is_new = [one in wanted for one in identities(found[:, 0], found[:, 1], found[:, 2])]
-                places = found[np.array(is_new, bool), 4] if len(found) else found[:, 4]
+                is_new = [one in wanted for one in identities(seen[:, 0], seen[:, 1], seen[:, 2])]
+                places = seen[np.array(is_new, bool), 4]
                 if len(places):
                     mine.append(snapshot.collect(np.ones(kernel.BUCKETS, np.uint8), places))
                     named = snapshot.keys_at(places)
