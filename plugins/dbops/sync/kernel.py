@@ -42,6 +42,7 @@ from dbops.aerospike.kernel import (
     _mulhi,
     _nearest_double,
     _store8,
+    _store16,
 )
 
 Bytes = NDArray[np.uint8]
@@ -56,6 +57,7 @@ TIMESTAMP: Final = 4  # `scale`: microseconds of the unit that the bin counts in
 SCALED: Final = 5  # a number as an integer of 10**-scale
 DECIMAL: Final = 6  # a number as a text
 JSON: Final = 7
+UUID: Final = 8  # a text, which PostgreSQL sends as 16 bytes
 
 SUB: Final = 6  # bits of the third byte of a digest that tell the buckets of a partition apart
 BUCKETS: Final = 4096 << SUB
@@ -68,6 +70,7 @@ FOUND: Final = 9  # collected so far
 NULL_KEYS: Final = 10
 HEAD: Final = 11  # 1 = the head of COPY was read
 FULL: Final = 12  # 1 = no room was left for places
+UUID_KEY: Final = 13  # set by the caller: 1 = keys come as the 16 bytes of a UUID
 STATE: Final = 16
 
 COPY_END: Final = 64  # reasons behind BROKEN
@@ -788,6 +791,20 @@ def _msgpack_hash(
 # ------------------------------------------------------------------------------------------------- values
 
 
+_HEX: Final = np.frombuffer(b"".join(b"%02x" % i for i in range(256)), np.uint16).copy()
+
+
+@_inner
+def _put_uuid(out: Bytes, w: int, src: Bytes, p: int) -> None:
+    """The 36 letters of a UUID."""
+    for i in range(16):
+        if i == 4 or i == 6 or i == 8 or i == 10:
+            _store8(out, w, 45)
+            w += 1
+        _store16(out, w, _HEX[_load8(src, p + i)])
+        w += 2
+
+
 @_inner
 def _column_hash(
     kind: int, scale: int, src: Bytes, p: int, size: int, scratch: Bytes, marks: Ints, where: Ints, codes: Ints,
@@ -796,6 +813,9 @@ def _column_hash(
     """A value of PostgreSQL in its binary form."""
     if kind == TEXT:
         return _text_hash(src, p, size, scratch, 0, marks, where, codes)
+    if kind == UUID:
+        _put_uuid(scratch, 0, src, p)
+        return _hash(scratch, 0, 36, _STRING)
     if kind == JSON:
         return _json_hash(src, p, size, scratch, 0, marks, where, codes, levels)
     if kind == SCALED:
@@ -818,7 +838,7 @@ def _bin_hash(
 ) -> np.uint64:  # fmt: skip
     """A value of Aerospike. One of another type than the column's is like none of them."""
     if particle == 3:
-        if kind == TEXT:
+        if kind in (TEXT, UUID):
             return _text_hash(src, p, size, scratch, 0, marks, where, codes)
         if kind == JSON:
             return _json_hash(src, p, size, scratch, 0, marks, where, codes, levels)
@@ -1082,7 +1102,11 @@ def rows(
                 return pos, BROKEN
             place = (np.uint64(_load32(src, p + 4)) << np.uint64(11)) | np.uint64(_load16(src, p + 8))
             p += 10
-            _digest(src, key, key_size, block, prefix, h, x)
+            if state[UUID_KEY] and key_size == 16:
+                _put_uuid(scratch, 0, src, key)
+                _digest(scratch, 0, 36, block, prefix, h, x)
+            else:
+                _digest(src, key, key_size, block, prefix, h, x)
             low = np.uint64(h[0]) | np.uint64(h[1]) << np.uint64(32)
             high = np.uint64(h[2]) | np.uint64(h[3]) << np.uint64(32)
             bucket = _bucket(low)

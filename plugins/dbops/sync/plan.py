@@ -88,6 +88,8 @@ class Plan:
             kind, scale = FORMS[one.form]
             if kind == kernel.INTEGER and types is not None and types.get(one.column, "").startswith(_REALS):
                 kind = kernel.SCALED  # a cast to an integer would round, and hide a difference
+            if kind == kernel.TEXT and types is not None and types.get(one.column) == "uuid":
+                kind = kernel.UUID
             kinds.append(kind)
             scales.append(one.scale if one.form == "scaled" else scale)
         self.kinds, self.scales = np.array(kinds, np.int64), np.array(scales, np.int64)
@@ -101,6 +103,13 @@ class Plan:
         for number, one in enumerate(pair.columns):
             if one.default is not None:
                 self.defaults[number] = _default(one, int(self.kinds[number]), int(self.scales[number]), work)
+        # A key that is one UUID comes as such: the server need not write it out.
+        self.is_uuid_key = (
+            types is not None
+            and pair.key_type == "text"
+            and pair.key == f"{{{pair.key_columns[0]}}}"
+            and types.get(pair.key_columns[0]) == "uuid"
+        )
         particle = INTEGER_KEY if pair.key_type == "integer" else TEXT_KEY
         self.prefix = pair.set.encode() + bytes((particle,))
 

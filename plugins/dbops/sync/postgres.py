@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,7 +212,8 @@ class Snapshot:
         return made
 
     def _copy(self, where: sql.Composable, *, keys_only: bool = False) -> str:
-        wanted = [self.key, sql.SQL("ctid"), *([] if keys_only else self._values())]
+        key = sql.Identifier(self.pair.key_columns[0]) if self.plan.is_uuid_key else self.key
+        wanted = [key, sql.SQL("ctid"), *([] if keys_only else self._values())]
         query = sql.SQL("copy (select {} from {} where ({}) and ({})) to stdout (format binary)").format(
             sql.SQL(", ").join(wanted), self._table, self.alive, where
         )
@@ -275,6 +277,7 @@ class Snapshot:
         self, query: str, hashing: tuple[Any, ...], mask: Bytes, table: Longs, places: Longs, rows: Rows
     ) -> Any:
         state, work = np.zeros(kernel.STATE, np.int64), Work()
+        state[kernel.UUID_KEY] = self.plan.is_uuid_key
         block = self.plan.block()
 
         def parse(source: Bytes, pos: int, end: int) -> tuple[int, int]:
@@ -325,6 +328,17 @@ class Snapshot:
             self.key, columns, self._table, sql.Identifier(self.pair.changed), sql.Literal(since)
         )
         return [(row[0], tuple(row[1:])) for row in self._rows(query)]
+
+    def row_keys(self, keys: Sequence[str | None]) -> list[tuple[str, ...] | None] | None:
+        """Values of the key column by which rows of these user keys are found; None for a key that no row can have.
+
+        None altogether: they cannot be told from the keys, only by going through the table.
+        """
+        column = self.pair.key_columns[0]
+        pattern = _KEYS.get(self.types[column])
+        if self.pair.key != f"{{{column}}}" or pattern is None or any(key is None for key in keys):
+            return None
+        return [(key,) if key is not None and pattern.fullmatch(key) else None for key in keys]
 
     def values(self, keys: Sequence[Sequence[str]]) -> dict[str, dict[str, str | None]]:
         """By user key: the mapped columns as text."""
@@ -397,6 +411,14 @@ def key_expression(pair: SyncPair) -> sql.Composable:
     return sql.SQL(" || ").join(parts)
 
 
+_INTEGER = re.compile(r"0|-?[1-9]\d{0,8}")
+_KEYS: Mapping[str, re.Pattern[str]] = {
+    "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+    "text": re.compile(r"[^\x00]*"),
+    "integer": _INTEGER,
+    "bigint": re.compile(r"0|-?[1-9]\d{0,17}"),
+}
+"""How PostgreSQL writes values of a type: a text that is written otherwise is the key of no row."""
 _CASTS: Mapping[int, str] = {
     kernel.TEXT: "::text",
     kernel.INTEGER: "::bigint",
@@ -406,6 +428,7 @@ _CASTS: Mapping[int, str] = {
     kernel.SCALED: "::numeric",
     kernel.DECIMAL: "::numeric",
     kernel.JSON: "::text",
+    kernel.UUID: "",
 }
 
 

@@ -364,31 +364,45 @@ class Validation:
         mask = mask_of(states)
         with ThreadPoolExecutor(1, thread_name_prefix="sync") as pool:
             there = pool.submit(records.collect, mask)
-            keys = [state.row_key for state in states.values() if state.row_key is not None]
-            mine = [snapshot.at_keys(keys)]
             unknown = [digest for digest, state in states.items() if state.row_key is None]
-            if unknown:  # of extra records no row was known: is there one now?
-                seen = snapshot.keys_of(mask_of(unknown))
-                wanted = set(unknown)
-                is_new = [one in wanted for one in identities(seen[:, 0], seen[:, 1], seen[:, 2])]
-                places = seen[np.array(is_new, bool), 4]
-                if len(places):
-                    mine.append(snapshot.collect(np.ones(kernel.BUCKETS, np.uint8), places))
-                    named = snapshot.keys_at(places)
-                    digests = snapshot.plan.digests(key for key, _ in named)
-                    for digest, (key, row_key) in zip(digests, named, strict=True):
-                        states[digest].key, states[digest].row_key = key, row_key
-            theirs = there.result()
-        for part in mine:
-            for digest, row in zip(identities(part[:, 0], part[:, 1], part[:, 2]), part[:, 3].tolist(), strict=True):
-                if (state := states.get(digest)) is not None:
-                    state.copies += state.row is not None
-                    state.row = int(row)
+            theirs = there.result()  # before the cluster is asked for keys
+            if unknown:
+                self._find_rows(snapshot, records, states, unknown)
+            mine = snapshot.at_keys([state.row_key for state in states.values() if state.row_key is not None])
+        for digest, row in zip(identities(mine[:, 0], mine[:, 1], mine[:, 2]), mine[:, 3].tolist(), strict=True):
+            if (state := states.get(digest)) is not None:
+                state.copies += state.row is not None
+                state.row = int(row)
         for digest, row in zip(
             identities(theirs[:, 0], theirs[:, 1], theirs[:, 2]), theirs[:, 3].tolist(), strict=True
         ):
             if (state := states.get(digest)) is not None:
                 state.record = int(row)
+
+    def _find_rows(
+        self, snapshot: Snapshot, records: Records, states: dict[bytes, _State], unknown: list[bytes]
+    ) -> None:
+        """Of records too many no row was known: is there one now? Those that have one are given its key.
+
+        The key of a record leads to its row, where the cluster stores keys and the key is one column; else the table is
+        gone through.
+        """
+        there = records.pick(unknown, no_bins=True)
+        user_keys = [there[digest].key if digest in there else states[digest].key for digest in unknown]
+        for digest, key in zip(unknown, user_keys, strict=True):
+            states[digest].key = key
+        gone = [digest not in there for digest in unknown]  # nothing is left to compare with a row
+        row_keys = snapshot.row_keys(["" if one else key for one, key in zip(gone, user_keys, strict=True)])
+        if row_keys is not None:
+            for digest, row_key in zip(unknown, row_keys, strict=True):
+                states[digest].row_key = row_key
+            return
+        seen, wanted = snapshot.keys_of(mask_of(unknown)), set(unknown)
+        is_new = [one in wanted for one in identities(seen[:, 0], seen[:, 1], seen[:, 2])]
+        places = seen[np.array(is_new, bool), 4]
+        named = snapshot.keys_at(places)
+        for digest, (key, row_key) in zip(snapshot.plan.digests(key for key, _ in named), named, strict=True):
+            states[digest].key, states[digest].row_key = key, row_key
 
     # ------------------------------------------------------------------ words
 
