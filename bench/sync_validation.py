@@ -34,7 +34,7 @@ from dbops.connections import ConnectionInfo
 from dbops.errors import DbopsError
 from dbops.platform.sync import SyncColumn, SyncPair
 from dbops.sync.plan import Plan
-from dbops.sync.postgres import connect, copy_out
+from dbops.sync.postgres import Snapshot, connect
 from dbops.sync.validate import PairResult, Validation
 from report import NOT_MEASURED, Report, machine
 
@@ -151,8 +151,8 @@ def ours(info: ConnectionInfo, access: Access) -> PairResult:
 
 
 def raw_copy(info: ConnectionInfo) -> int:
-    """The table as it leaves the server, in the binary format, read and thrown away."""
-    connection, seen = connect(info), 0
+    """The rows as they leave the server for us, read and thrown away."""
+    seen = 0
 
     def drop(source: Any, pos: int, end: int) -> tuple[int, int]:
         nonlocal seen
@@ -160,8 +160,8 @@ def raw_copy(info: ConnectionInfo) -> int:
         seen += 1
         return pos, size
 
-    copy_out(connection, f"copy {TABLE} to stdout (format binary)", drop)
-    connection.close()
+    with Snapshot(info, PAIR, timedelta(minutes=1)) as snapshot:
+        snapshot.read(drop)
     return seen
 
 

@@ -33,6 +33,7 @@ Longs = NDArray[np.uint64]
 READ_SECONDS = 300.0
 MOST_PLACES = 4 << 20  # rows whose place is kept, so that they are found again without reading the table
 _BUFFER = 2 << 20
+_BLOCK = 256 << 10  # read at once: small enough that the server goes on meanwhile, and for the processor's cache
 _NONE: Longs = np.empty(0, np.uint64)
 _rows_kernel: Callable[..., Any] = kernel.rows
 
@@ -232,6 +233,11 @@ class Snapshot:
         """
         state = self._stream(self._copy(sql.SQL("true")), self.plan.hashing, mask, table, places, Rows(0, 1))
         return int(state[kernel.ROWS]), -1 if state[kernel.FULL] else int(state[kernel.FOUND])
+
+    def read(self, parse: Parse) -> None:
+        """Hand all messages of the rows to `parse`."""
+        with self._asking():
+            copy_out(self._connection, self._copy(sql.SQL("true")), parse)
 
     def collect(self, mask: Bytes, places: Longs | None = None) -> Longs:
         """The rows of the mask one by one; read at these places, or else by going through the whole table."""
@@ -508,7 +514,7 @@ def _read_copy(link: socket.socket, parse: Parse) -> None:
         elif pos:
             buffer[: have - pos] = buffer[pos:have].copy()
         have, pos = have - pos, 0
-        count = link.recv_into(buffer.data[have:])
+        count = link.recv_into(buffer.data[have : have + max(_BLOCK, need)])
         if not count:
             raise OSError("the server closed the connection")
         have += count
