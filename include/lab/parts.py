@@ -73,19 +73,20 @@ def syncer_part(
     postgres_port: int,
     login: str,
     password: str,
+    database: str,
     clusters: Mapping[str, Sequence[int]],
-    with_login: Mapping[str, str],
+    users: Mapping[str, str],
     aerospike_password: str,
     lag: float = 0.0,
 ) -> Part:
-    """Ready when its control listens; PostgreSQL must be there, the clusters may come later.
+    """Ready when its control listens and the tables are there; PostgreSQL must run, the clusters may come later.
 
-    :param with_login: the user of each cluster that asks for one.
+    :param users: of each cluster that asks for one.
     """
     command = [sys.executable, "-m", "dbops_lab.syncer", "--port", str(port), "--lag", str(lag)]
-    command += ["--postgres-port", str(postgres_port), "--user", login, "--database", login]
+    command += ["--postgres-port", str(postgres_port), "--user", login, "--database", database]
     for name, ports in clusters.items():
-        user = f"{with_login[name]}@" if name in with_login else ""
+        user = f"{users[name]}@" if name in users else ""
         command += ["--cluster", f"{user}{name}={','.join(map(str, ports))}"]
     secret = {
         "LAB_POSTGRES_PASSWORD": password,

@@ -25,7 +25,8 @@ NOBODY = 65534
 ADMIN = "postgres"
 WAREHOUSE = "warehouse"
 """The database behind the Redshift stand-in; its owner is what Redshift calls a superuser."""
-DATABASES = ("airflow", "dbops_ledger", "exchange", WAREHOUSE)
+APPLICATION = "exchange"  # as the guide names it
+DATABASES = ("airflow", "dbops_ledger", APPLICATION, WAREHOUSE)
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",

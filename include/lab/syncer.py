@@ -1,9 +1,10 @@
 """The platform's syncer: carries changes from PostgreSQL to Aerospike, and can be told to do it badly.
 
-`python -m dbops_lab.syncer --port P --postgres-port P ... --cluster eu=3000,3001` works until it is ended; `Syncer` is
-the same as an object. Triggers note what changed in `sync_outbox`; the syncer reads the rows of what has been noted for
-`lag` seconds, puts or removes their records, and takes the note away in the same transaction: what is not done is
-noted still. `sync_status` says, per table, when all that was due had been carried, and what fails.
+`python -m dbops_lab.syncer --port P --postgres-port P ... --cluster eu=3000,3001` makes the tables if there are none,
+and works until it is ended; `Syncer` is the same as an object. Triggers note what changed in `sync_outbox`; the syncer
+reads the rows of what has been noted for `lag` seconds, puts or removes their records, and takes the note away in the
+same transaction: what is not done is noted still. `sync_status` says, per table, when all that was due had been
+carried, and what fails.
 
 Loopback HTTP, JSON:
 POST /publish   {"table": "campaigns", "keys": [...]}: make these records what PostgreSQL says now; with
@@ -250,6 +251,7 @@ class Syncer:
     def _table(self, cursor: psycopg2.extensions.cursor, pair: Pair, notes: list[_Note], began: datetime) -> None:
         """Carry what is due of one table, or say in `sync_status` why that failed; the other tables go on."""
         cursor.execute("savepoint before")
+        left, done = [one.times for one in self._orders], len(self.done)
         try:
             wanted, spent = self._faults(cursor, pair, notes)
             self._carry(cursor, pair, wanted)
@@ -258,6 +260,10 @@ class Syncer:
             cursor.execute("release savepoint before")
         except (AerospikeError, PublishFailed, Ordered) as problem:
             cursor.execute("rollback to savepoint before")
+            del self.done[done:]  # nothing was carried, so no fault befell anything either
+            for order, times in zip(self._orders, left, strict=True):
+                if order.kind != "fail":
+                    order.times = times
             log.warning("%s: %s", pair.table, problem)
             self._tell(cursor, pair.table, "error", error=f"{type(problem).__name__}: {problem}"[:500])
             return
@@ -488,7 +494,9 @@ def main() -> None:
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     made = connections.postgres(args.postgres_port, args.user, os.environ[PASSWORD], args.database)
-    syncer = Syncer(Database(connections.info(CONN_ID, made)), args.cluster, lag=args.lag, token=os.environ[TOKEN])
+    database = Database(connections.info(CONN_ID, made))
+    database.create()
+    syncer = Syncer(database, args.cluster, lag=args.lag, token=os.environ[TOKEN])
     control = Control(syncer, args.port)
     with syncer:
         signal.sigwait(ends)

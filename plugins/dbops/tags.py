@@ -7,11 +7,16 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+<<<<<<< HEAD
     POSTGRES = "postgres"
     SYNC = "sync"
+=======
+    REDSHIFT = "redshift"
+>>>>>>> app-lab
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"
     RETENTION = "retention"
+    MAINTENANCE = "maintenance"
     CRITICAL = "critical"
     WARNING = "warning"

@@ -65,6 +65,11 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "backup_retention_apac",
         "backup_retention_eu",
         "backup_rpo",
+        "redshift_maintenance_daily",
+        "redshift_maintenance_monthly",
+        "redshift_maintenance_weekly",
+        "redshift_restore",
+        "redshift_snapshots",
         "sync_validation",
     ]
 

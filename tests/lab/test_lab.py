@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import boto3
 import psutil
 import psycopg2
 import pytest
+import redshift_connector
 from dbops.platform import load_platform
 from dbops_lab import lab as lab_module
 from dbops_lab.lab import NAMESPACES, NODES, PROJECT, WITH_LOGIN, Lab, NoLab
@@ -49,6 +51,18 @@ def left_in(state: Path) -> list[str]:
     return found
 
 
+def warehouse(lab: Lab, query: str) -> int:
+    """A number that the lab's Redshift answers to its real driver."""
+    known = json.loads(lab.environment()["AIRFLOW_CONN_DBOPS_REDSHIFT"])
+    connection = redshift_connector.connect(
+        host=known["host"], port=known["port"], database=known["schema"], user=known["login"],
+        password=known["password"], **known["extra"],
+    )  # fmt: skip
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(query)
+        return int(cursor.fetchone()[0])
+
+
 def run(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dbops_lab.cli", *words, "--state", str(state)]
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
@@ -61,6 +75,7 @@ def test_every_part_answers_and_the_environment_leads_to_it(lab: Lab) -> None:
     env = {name: value for name, _, value in (word.partition("=") for word in shlex.split(text))}
     assert env == lab.environment()
     assert env["DBOPS_PLATFORM"] == "lab"
+    assert warehouse(lab, "SELECT count(*) FROM stl_query") >= 0
     s3 = boto3.client(
         "s3",
         endpoint_url=env["AWS_ENDPOINT_URL"],
@@ -107,6 +122,7 @@ def test_aerospike_wants_the_password_of_its_connection(lab: Lab) -> None:
 def test_up_again_changes_nothing_and_repairs_what_died(lab: Lab) -> None:
     lab.up()
     before, env = running(lab), lab.environment()
+    assert warehouse(lab, "SELECT count(*) FROM stl_query") == 0
     lab.up()
     assert running(lab) == before
     for name in ("s3", "postgres"):
@@ -120,6 +136,7 @@ def test_up_again_changes_nothing_and_repairs_what_died(lab: Lab) -> None:
     assert after.keys() == PARTS
     assert {name for name in PARTS if after[name] != before[name]} == {"s3", "postgres"}
     assert {name for name, what in events if what == "starting"} == {"s3", "postgres"}
+    assert warehouse(lab, "SELECT count(*) FROM stl_query") >= 0
     assert lab.environment() == env
 
 

@@ -92,6 +92,13 @@ def test_backup_times_are_those_of_production(kind: str, production: Platform) -
         assert times(schedule) == told, cluster.name
 
 
+@pytest.mark.parametrize("kind", ["daily", "weekly", "monthly"])
+def test_maintenance_times_are_those_of_production(kind: str, production: Platform) -> None:
+    assert production.redshift is not None
+    told = re.findall(r"\d\d:\d\d", rows()[f"redshift_maintenance_{kind}"][0])
+    assert told == times(getattr(production.redshift.schedules, kind))
+
+
 def test_other_times_and_severities_are_those_of_the_dag_files() -> None:
     for dag_id, cells in rows().items():
         _, call, tree = next(found for found in dags() if found[0].fullmatch(dag_id))
@@ -144,7 +151,8 @@ def told_commands() -> set[tuple[str, ...]]:
 def words_of(text: str) -> tuple[str, ...]:
     words = takewhile(lambda word: word not in {">", "&&", "|", ";"}, shlex.split(text)[1:])
     plain = tuple(word for word in words if not word.startswith("-") and word != "...")
-    return plain[:2]  # group and command; what follows is the command's own
+    nested = plain[:2] in {("redshift", "restore"), ("redshift", "snapshots")}  # groups in a group
+    return plain[: 3 if nested else 2]  # group and command; what follows is the command's own
 
 
 def test_commands_exist() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, fields
+from datetime import date, datetime
 from decimal import Decimal
 from importlib import resources
 from typing import Any
@@ -40,7 +40,6 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 """The columns that the world fills, in the order in which tables refer to each other."""
 
 SYNCED = ("campaigns", "line_items", "creatives", "spend_tracking")
-_ARRAYS = {("campaigns", "labels"), ("line_items", "segments")}
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,21 @@ class Database:
         """
         done = {}
         with self.session() as cursor:
-            cursor.execute("select current_user")
             names = sql.SQL(", ").join(map(sql.Identifier, (*COLUMNS, "sync_outbox", "sync_status")))
             cursor.execute(sql.SQL("truncate {} restart identity").format(names))
             for table, columns in COLUMNS.items():
                 name = sql.Identifier(table)
                 cursor.execute(sql.SQL("alter table {} disable trigger user").format(name))
                 copy = sql.SQL("copy {} ({}) from stdin").format(name, sql.SQL(", ").join(map(sql.Identifier, columns)))
-                cursor.copy_expert(copy, _Stream(copy_text(table, world.rows(table))))
+                cursor.copy_expert(copy, _Stream(copy_text(world.rows(table))))
                 done[table] = cursor.rowcount
                 cursor.execute(sql.SQL("alter table {} enable trigger user").format(name))
+            cursor.execute("delete from lab_world")
+            names = [one.name for one in fields(world)]
+            insert = sql.SQL("insert into lab_world ({}) values %s").format(
+                sql.SQL(", ").join(map(sql.Identifier, names))
+            )
+            cursor.execute(insert, [tuple(getattr(world, name) for name in names)])
             for table in SYNCED:
                 cursor.execute("insert into sync_status (table_name, sync_status) values (%s, 'new')", [table])
         with self.connect() as connection:
@@ -87,6 +91,18 @@ class Database:
                 cursor.execute("analyze")
         connection.close()
         return done
+
+    def world(self) -> World:
+        """The world that the rows were made from.
+
+        :raises LookupError: there is none yet.
+        """
+        with self.session() as cursor:
+            cursor.execute("select * from lab_world")
+            row = cursor.fetchone()
+            if row is None:
+                raise LookupError(f"{self.info.conn_id}: nothing was seeded")
+            return World(**dict(zip([column.name for column in cursor.description or ()], row, strict=True)))
 
     def session(self) -> _Session:
         """A transaction in a session of its own: `with database.session() as cursor`."""
@@ -124,12 +140,11 @@ class _Stream(io.RawIOBase):
         return found
 
 
-_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-_special = re.compile(r"[\\\t\n\r]")
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 
 
 def _escaped(text: str) -> str:
-    return _special.sub(lambda found: _ESCAPES[found[0]], text)
+    return text if text.isprintable() and "\\" not in text else text.translate(_ESCAPES)
 
 
 def _array(values: list[Any]) -> str:
@@ -138,29 +153,28 @@ def _array(values: list[Any]) -> str:
     return _escaped("{" + ",".join(parts) + "}")
 
 
-def _any(value: Any) -> str:
-    if isinstance(value, str):
-        return _escaped(value)
-    if isinstance(value, bool):
-        return "t" if value else "f"
-    if isinstance(value, dict | list):
-        return _escaped(json_text(value))
-    if isinstance(value, bytes):
-        return "\\\\x" + value.hex()
-    if isinstance(value, datetime):
-        return value.isoformat(" ")
-    if isinstance(value, Decimal):
-        return format(value, "f")
-    return repr(value) if isinstance(value, float) else str(value)
+_WRITERS: Mapping[type, Callable[[Any], str]] = {
+    str: _escaped,
+    bool: lambda value: "t" if value else "f",
+    int: str,
+    float: repr,
+    Decimal: lambda value: format(value, "f"),
+    datetime: lambda value: value.isoformat(" "),
+    date: date.isoformat,
+    dict: lambda value: _escaped(json_text(value)),
+    list: _array,
+    bytes: lambda value: "\\\\x" + value.hex(),
+    type(None): lambda value: "\\N",
+}
+"""Values in the text format of COPY. Every list is an array: jsonb holds objects here."""
 
 
-def copy_text(table: str, rows: Iterator[Row]) -> Iterator[bytes]:
+def copy_text(rows: Iterator[Row]) -> Iterator[bytes]:
     """Rows in the text format of COPY, in chunks."""
-    writers: list[Callable[[Any], str]] = [_array if (table, column) in _ARRAYS else _any for column in COLUMNS[table]]
     parts: list[str] = []
     size = 0
     for row in rows:
-        line = "\t".join(["\\N" if v is None else write(v) for write, v in zip(writers, row, strict=True)])
+        line = "\t".join([_WRITERS[type(value)](value) for value in row])
         parts.append(line)
         size += len(line)
         if size > CHUNK:

@@ -9,20 +9,25 @@ import json
 import random
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from dbops_lab.application.database import Database
-from dbops_lab.application.mapping import PAIRS, SYNCED_AT, Bin, Pair
+from dbops_lab.application.mapping import FORMS, PAIRS, SYNCED_AT, Bin, Pair
 from dbops_lab.application.publish import Change, Cluster, change, publish
 from dbops_lab.application.world import STATUSES, Row, ident, json_text
 from psycopg2 import sql
 
+if TYPE_CHECKING:
+    from dbops_lab.application.etl import Etl
+
 KINDS = ("missing", "extra", "resurrected", "duplicate", "different", "no_bin", "extra_bin", "unpublished")
 HARMLESS = ("json_order", "decomposed", "default_bin", "synced_at", "rewritten", "ignored_column")
+SYSTEMS = ("postgres", "aerospike", "warehouse")
 SAMPLE = 2_000  # rows to pick from
 _STATES = sorted(set(STATUSES) - {"deleted"})
 
@@ -108,6 +113,66 @@ def plant_harmless(
         return [planter.harmless(kinds) for _ in range(count)]
 
 
+@dataclass(frozen=True)
+class SpendDrift:
+    """One line item's day whose spend is wrong in one system: postgres, aerospike or warehouse.
+
+    :param amount: by which it is too high there.
+    """
+
+    system: str
+    line_item_id: str
+    day: date
+    amount: Decimal
+
+
+def plant_spend(
+    database: Database, cluster: Cluster, etl: Etl, seed: int, *, count: int = 3, least: Decimal = Decimal("1.00"),
+    most: Decimal = Decimal("50.00"), systems: Sequence[str] = SYSTEMS,
+) -> list[SpendDrift]:  # fmt: skip
+    """Make the spend of some line items' days that are over differ in one of the three systems; what was done.
+
+    All three must hold those days. What is within a check's tolerance is made by `least` and `most`.
+    """
+    picks = random.Random(seed)
+    pair = PAIRS["spend_tracking"]
+    done = []
+    with _Planter(database, cluster, seed, [pair.table], ()) as planter:
+        today = etl.world.now.date()
+        for _ in range(count):
+            row = planter.row(pair, lambda row: row[1] < today and row[5] > 0)
+            system, amount = (
+                picks.choice(list(systems)),
+                Decimal(picks.randint(int(least * 100), int(most * 100))) / 100,
+            )
+            if system == "postgres":
+                planter.update(pair, row, "spent", row[3] + amount)
+            elif system == "aerospike":
+                made = change(pair, pair.key(row), row, datetime.now(UTC))
+                assert made.bins is not None
+                spent = made.bins["spent"] + FORMS["micros"](amount)
+                planter.put(pair, replace(made, bins={**made.bins, "spent": spent}))
+            else:
+                _raise_spend(etl, row, amount)
+            done.append(SpendDrift(system, row[0], row[1], amount))
+    return done
+
+
+def _raise_spend(etl: Etl, row: Row, amount: Decimal) -> None:
+    """One win of that line item and day costs more; the aggregates follow."""
+    first = datetime(*row[1].timetuple()[:3], tzinfo=UTC)
+    last = first + timedelta(days=1)
+    with closing(etl.connect()) as connection:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(
+                'select min(win_id) from wins where line_item_id = %s and "timestamp" >= %s and "timestamp" < %s',
+                (row[0], first.replace(tzinfo=None), last.replace(tzinfo=None)),
+            )
+            (win,) = cursor.fetchone()
+            cursor.execute("update wins set win_price = win_price + %s where win_id = %s", (amount, win))
+        etl.aggregate(connection, first, last)
+
+
 class NothingToBreak(Exception):
     """No row is left that suits a kind of drift."""
 
@@ -138,90 +203,96 @@ class _Planter:
         kind = self.picks.choice(list(kinds))
         make: Callable[[Pair], Planted] = getattr(self, f"_{kind}")
         tables = [table for table in self._tables if kind != "resurrected" or "status" in PAIRS[table].columns]
-        return make(PAIRS[self.picks.choice(tables)])
+        for table in self.picks.sample(tables, len(tables)):
+            with suppress(NothingToBreak):
+                return make(PAIRS[table])
+        left = [one for one in kinds if one != kind]
+        if not left:
+            raise NothingToBreak(f"{', '.join(tables)}: no row is left for {kind}; seed more")
+        return self.one(left)
 
-    def _row(self, pair: Pair, suits: Callable[[Row], bool] = lambda row: True, *, is_there: bool = True) -> Row:
+    def row(self, pair: Pair, suits: Callable[[Row], bool] = lambda row: True, *, is_there: bool = True) -> Row:
         """A row that nothing was done to, with a record or without."""
         for row in self._rows[pair.table]:
             key = pair.key(row)
             if (pair.table, key) not in self._used and pair.has_record(row, self._now) == is_there and suits(row):
                 self._used.add((pair.table, key))
                 return row
-        raise NothingToBreak(f"{pair.table}: no row is left that suits; seed more")
+        raise NothingToBreak(pair.table)
 
-    def _put(self, pair: Pair, made: Change) -> None:
+    def put(self, pair: Pair, made: Change) -> None:
         publish(self._client, pair, [made])
 
-    def _planted(self, kind: str, pair: Pair, key: str, **fields: tuple[Any, Any]) -> Planted:
+    def _planted(self, kind: str, pair: Pair, key: str, /, **fields: tuple[Any, Any]) -> Planted:
         return Planted(kind, self._cluster.name, pair.table, key, fields)
 
     # ------------------------------------------------------------------ drift
 
     def _missing(self, pair: Pair) -> Planted:
-        key = pair.key(self._row(pair))
-        self._put(pair, Change(key, None))
+        key = pair.key(self.row(pair))
+        self.put(pair, Change(key, None))
         return self._planted("missing", pair, key)
 
     def _extra(self, pair: Pair) -> Planted:
         """The record of a row that never was."""
-        row = list(self._row(pair))
+        row = list(self.row(pair))
         row[0] = ident(self._seed, f"{pair.table}/extra", self.picks.getrandbits(48))
         key = pair.key(tuple(row))
-        self._put(pair, change(pair, key, tuple(row), self._now))
+        self.put(pair, change(pair, key, tuple(row), self._now))
         return self._planted("extra", pair, key)
 
     def _resurrected(self, pair: Pair) -> Planted:
         at = pair.columns.index("status")
-        row = self._row(pair, lambda row: row[at] == "deleted" and _is_alive(pair, row, self._now), is_there=False)
+        row = self.row(pair, lambda row: row[at] == "deleted" and _is_alive(pair, row, self._now), is_there=False)
         key = pair.key(row)
-        self._put(pair, change(pair, key, (*row[:at], "active", *row[at + 1 :]), self._now))
+        self.put(pair, change(pair, key, (*row[:at], "active", *row[at + 1 :]), self._now))
         return self._planted("resurrected", pair, key)
 
     def _duplicate(self, pair: Pair) -> Planted:
-        row = self._row(pair, lambda row: pair.key(row).upper() != pair.key(row))
+        row = self.row(pair, lambda row: pair.key(row).upper() != pair.key(row))
         made = change(pair, pair.key(row), row, self._now)
-        self._put(pair, replace(made, key=made.key.upper()))
+        self.put(pair, replace(made, key=made.key.upper()))
         return self._planted("duplicate", pair, made.key.upper())
 
     def _different(self, pair: Pair) -> Planted:
-        row = self._row(pair)
+        row = self.row(pair)
         made = change(pair, pair.key(row), row, self._now)
         assert made.bins is not None
         own = [one for one in pair.bins if one.name in made.bins]
         spoiled = self.picks.sample(own, min(len(own), self.picks.choice((1, 1, 1, 2, 3))))
         new = {one.name: _other(one.form, made.bins[one.name]) for one in spoiled}
-        self._put(pair, replace(made, bins={**made.bins, **new}))
+        self.put(pair, replace(made, bins={**made.bins, **new}))
         fields = {one.column: (made.bins[one.name], new[one.name]) for one in spoiled}
         return self._planted("different", pair, made.key, **fields)
 
     def _no_bin(self, pair: Pair) -> Planted:
-        row = self._row(pair)
+        row = self.row(pair)
         made = change(pair, pair.key(row), row, self._now)
         assert made.bins is not None
         one = self.picks.choice([one for one in pair.bins if one.name in made.bins])
-        self._put(pair, replace(made, bins={k: v for k, v in made.bins.items() if k != one.name}))
+        self.put(pair, replace(made, bins={k: v for k, v in made.bins.items() if k != one.name}))
         return self._planted("no_bin", pair, made.key, **{one.column: (made.bins[one.name], None)})
 
     def _extra_bin(self, pair: Pair) -> Planted:
-        row = self._row(pair, lambda row: any(_is_null(pair, row, one) for one in pair.bins))
+        row = self.row(pair, lambda row: any(_is_null(pair, row, one) for one in pair.bins))
         made = change(pair, pair.key(row), row, self._now)
         one = self.picks.choice([one for one in pair.bins if _is_null(pair, row, one)])
         value = SAMPLES[one.form]
         assert made.bins is not None
-        self._put(pair, replace(made, bins={**made.bins, one.name: value}))
+        self.put(pair, replace(made, bins={**made.bins, one.name: value}))
         return self._planted("extra_bin", pair, made.key, **{one.column: (None, value)})
 
     def _unpublished(self, pair: Pair) -> Planted:
         """A change of PostgreSQL that no trigger noticed."""
-        row = self._row(pair)
+        row = self.row(pair)
         column = "impressions" if pair.table == "spend_tracking" else "name"
         value = row[pair.columns.index(column)]
         new = value + 7 if isinstance(value, int) else f"{value} (neu)"
-        self._update(pair, row, column, new)
+        self.update(pair, row, column, new)
         old = next(pair.record(row)[one.name] for one in pair.bins if one.column == column)
         return self._planted("unpublished", pair, pair.key(row), **{column: (new, old)})
 
-    def _update(self, pair: Pair, row: Row, column: str, value: Any) -> None:
+    def update(self, pair: Pair, row: Row, column: str, value: Any) -> None:
         """Change a column of a row without the syncer's knowledge."""
         keys = pair.columns[: 2 if pair.table == "spend_tracking" else 1]
         query = sql.SQL("update {} set {} = %s where ({}) = %s").format(
@@ -236,18 +307,18 @@ class _Planter:
     def harmless(self, kinds: Sequence[str]) -> tuple[str, str, str]:
         while True:
             kind, pair = self.picks.choice(list(kinds)), PAIRS[self.picks.choice(self._tables)]
-            row = self._row(pair)
+            row = self.row(pair)
             made = change(pair, pair.key(row), row, self._now)
             assert made.bins is not None
             if kind == "ignored_column":
                 if pair.table != "campaigns":
                     continue
-                self._update(pair, row, "notes", "nobody reads this")
+                self.update(pair, row, "notes", "nobody reads this")
             else:
                 bins = _HARMLESS[kind](pair, dict(made.bins))
                 if bins is None:
                     continue
-                self._put(pair, replace(made, bins=bins))
+                self.put(pair, replace(made, bins=bins))
             return kind, pair.table, made.key
 
 

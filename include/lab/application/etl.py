@@ -126,7 +126,7 @@ class Etl:
         self.world, self.bucket, self.name, self.schema = world, bucket, name, schema
         self._endpoint, self._warehouse, self._control = endpoint, warehouse, control
         session = boto3.Session(aws_access_key_id=keys[0], aws_secret_access_key=keys[1], region_name=REGION)
-        config = Config(proxies={}, retries={"max_attempts": 3})
+        config = Config(proxies={}, retries={"max_attempts": 1})
         self.s3, self.glue, self.events = (
             session.client(service, endpoint_url=endpoint, config=config) for service in ("s3", "glue", "events")
         )
@@ -164,6 +164,10 @@ class Etl:
             for statement in _statements("warehouse.sql"):
                 if statement.split()[2] not in known:
                     cursor.execute(statement)
+
+    def tables(self) -> list[str]:
+        """All tables, aggregates included."""
+        return [statement.split()[2] for statement in _statements("warehouse.sql")]
 
     def schedule(self, *, is_enabled: bool = True) -> None:
         """Put the rule, with its targets, five minutes after each hour."""
@@ -298,11 +302,11 @@ class Etl:
         now = datetime.now(UTC)
         started = min(started or hour + HOUR + AFTER, now)
         ended = min(started + timedelta(minutes=50 if state == "TIMEOUT" else minutes), now)
-        order = {
-            "job": self.job(table), "state": state, "error": error, "started_on": started.isoformat(),
-            "completed_on": ended.isoformat(), "arguments": {"--hour": hour.isoformat()},
-        }  # fmt: skip
-        return str(self.tell_glue([order])[0])
+        run = self.glue.start_job_run(JobName=self.job(table), Arguments={"--hour": hour.isoformat()})["JobRunId"]
+        order = {"job": self.job(table), "run": run, "state": state, "error": error, "started_on": started.isoformat(),
+                 "completed_on": ended.isoformat()}  # fmt: skip
+        self.tell_glue([order])
+        return str(run)
 
     def tell_glue(self, orders: Sequence[Mapping[str, Any]]) -> Any:
         """See `dbops_lab.glue`."""
@@ -343,7 +347,7 @@ class Etl:
         The last `hourly` hours are run one by one. Of those before, Glue runs and loads stand in the histories and rows
         in the tables, but their files do not exist any more.
         """
-        first = floor_hour(self.world.now - timedelta(days=days - 1)).replace(hour=0)
+        first = (self.world.now - HOUR - timedelta(days=days - 1)).replace(hour=0)
         hours = [first + HOUR * n for n in range(int((self.world.now - first) / HOUR))]
         recent = hours[len(hours) - hourly :] if hourly else []
         old = hours[: len(hours) - len(recent)]

@@ -96,8 +96,11 @@ def _write(pair: Pair, one: Change) -> Any:
     return batch.Write(
         key,
         [operations.write(name, value) for name, value in one.bins.items()],
-        meta={"ttl": aerospike.TTL_NEVER_EXPIRE if one.ttl is None else one.ttl},
-        policy={"key": aerospike.POLICY_KEY_SEND, "exists": aerospike.POLICY_EXISTS_CREATE_OR_REPLACE},
+        policy={
+            "key": aerospike.POLICY_KEY_SEND,
+            "exists": aerospike.POLICY_EXISTS_CREATE_OR_REPLACE,
+            "ttl": aerospike.TTL_NEVER_EXPIRE if one.ttl is None else one.ttl,
+        },
     )
 
 

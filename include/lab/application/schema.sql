@@ -163,6 +163,17 @@ create table sync_outbox (
     changed_at timestamptz not null default clock_timestamp()
 );
 
+-- The numbers that all of this was made from.
+create table lab_world (
+    seed integer not null,
+    campaigns integer not null,
+    line_items integer not null,
+    creatives integer not null,
+    days integer not null,
+    requests_per_hour integer not null,
+    now timestamptz not null
+);
+
 -- `set local lab.unnoticed = on` hides a change from both triggers: drift that is planted on purpose.
 create function touch() returns trigger language plpgsql as $$
 begin

@@ -20,6 +20,7 @@ DAY = timedelta(days=1)
 GRACE = timedelta(days=30)  # how long a campaign's records stay in Aerospike after its end
 HOT = 5_000  # line items that take part in auctions, at most
 USERS = 20_000
+KEPT = 2_000  # creatives of a world that is so small that its rows are made only once
 
 Row = tuple[Any, ...]
 
@@ -85,6 +86,10 @@ class World:
         if not 0 < self.campaigns <= self.line_items <= self.creatives:
             raise ValueError("there must be campaigns, and not fewer line items than them, nor fewer creatives")
 
+    @cached_property
+    def _kept(self) -> dict[str, list[Row]]:
+        return {}
+
     @property
     def accounts(self) -> int:
         return max(1, self.campaigns // 20)
@@ -129,8 +134,13 @@ class World:
 
         Values as psycopg2 would give them: `Decimal`, aware `datetime`, `date`, `bool`, text; jsonb is decoded.
         """
-        found: Iterator[Row] = getattr(self, f"_{table}")(random.Random(f"{self.seed}/{table}"))
-        return found
+        if table in self._kept:
+            return iter(self._kept[table])
+        made: Iterator[Row] = getattr(self, f"_{table}")(random.Random(f"{self.seed}/{table}"))
+        if self.creatives > KEPT:
+            return made
+        self._kept[table] = list(made)
+        return iter(self._kept[table])
 
     def _accounts(self, picks: random.Random) -> Iterator[Row]:
         for n in range(self.accounts):

@@ -10,7 +10,7 @@ from dbops_lab.redshift.statements import PARAMETERS
 from psycopg2 import sql
 
 HERE = Path(__file__).parent
-FILES = ("tables.sql", "journal.sql", "sqlfunctions.sql", "functions.sql")
+FILES = ("tables.sql", "journal.sql", "functions.sql", "internals.sql")
 VIEWS = "views"
 DATABASE_SETTINGS = {
     "default_transaction_isolation": "repeatable read",
@@ -39,7 +39,8 @@ def install(connection: psycopg2.extensions.connection, database: str) -> None:
             return
         if found and found[0]:
             raise RuntimeError(f"database {database} holds another version of the Redshift stand-in: make the lab anew")
-        cursor.execute("SET allow_system_table_mods = on; SET check_function_bodies = off")
+        # Synchronous: the lab's PostgreSQL may lose the last moment when it is killed, and this is made only once.
+        cursor.execute("SET synchronous_commit = on; SET allow_system_table_mods = on; SET check_function_bodies = off")
         cursor.execute("BEGIN")
         for text in texts:
             cursor.execute(text)

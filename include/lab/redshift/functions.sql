@@ -1,282 +1,189 @@
--- Functions of the stand-in itself.
-CREATE FUNCTION rs.figures(relid oid, OUT physical bigint, OUT deleted bigint, OUT unsorted bigint,
-                           OUT modified bigint, OUT analyzed bigint)
-LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT greatest(sum(c.physical), 0), greatest(sum(c.deleted), 0), greatest(sum(c.unsorted), 0),
-           greatest(sum(c.modified), 0), sum(c.analyzed)
-    FROM rs.change c WHERE c.relid = $1
-$$;
+-- Functions of Redshift that PostgreSQL has not, or not so. They lie in pg_catalog, as Redshift's do.
+CREATE FUNCTION pg_catalog.getdate() RETURNS timestamp
+LANGUAGE sql STABLE AS $$ SELECT date_trunc('second',
+       statement_timestamp())::timestamptz AT TIME ZONE current_setting('timezone') $$;
 
--- Notes that rows of a table changed; the name is resolved as the session would.
-CREATE FUNCTION rs.changed(name text, how text, rows bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    target oid := to_regclass(name);
-    known rs.table_note;
-    before record;
-BEGIN
-    IF target IS NULL OR (rows = 0 AND how <> 'truncate') THEN
-        RETURN;
-    END IF;
-    SELECT * INTO known FROM rs.table_note n WHERE n.relid = target;
-    IF how IN ('insert', 'load', 'fill') THEN
-        INSERT INTO rs.change (relid, physical, unsorted, modified) VALUES (target, rows,
-            CASE WHEN how <> 'insert' AND coalesce((rs.figures(target)).physical, 0) = 0 THEN 0 ELSE rows END, rows);
-    ELSIF how = 'update' THEN
-        INSERT INTO rs.change (relid, physical, deleted, unsorted, modified) VALUES (target, rows, rows, rows, rows);
-    ELSIF how = 'delete' THEN
-        INSERT INTO rs.change (relid, deleted, modified) VALUES (target, rows, rows);
-    ELSIF how = 'truncate' THEN
-        SELECT * INTO before FROM rs.figures(target);
-        INSERT INTO rs.change (relid, physical, deleted, unsorted, modified) VALUES (target,
-            -coalesce(before.physical, 0), -coalesce(before.deleted, 0), -coalesce(before.unsorted, 0),
-            coalesce(before.physical - before.deleted, 0));
-    END IF;
-END $$;
+CREATE FUNCTION pg_catalog.rs_sysdate() RETURNS timestamp
+LANGUAGE sql STABLE AS $$ SELECT transaction_timestamp() AT TIME ZONE current_setting('timezone') $$;
 
--- Notes what CREATE TABLE and ALTER TABLE said of keys and encodings.
-CREATE FUNCTION rs.note_table(name text, said text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    target oid := to_regclass(name);
-    notes jsonb := said::jsonb;
-    pattern rs.table_note;
-    key jsonb;
-    place int := 0;
-BEGIN
-    IF notes ? 'like' THEN
-        SELECT * INTO pattern FROM rs.table_note n WHERE n.relid = to_regclass(notes ->> 'like');
-    END IF;
-    INSERT INTO rs.table_note (relid, diststyle, distkey, sortstyle, sortkeys, encodings)
-    VALUES (target, coalesce(pattern.diststyle, 'auto'), pattern.distkey, coalesce(pattern.sortstyle, 'auto'),
-            coalesce(pattern.sortkeys, '{}'), coalesce(pattern.encodings, '{}'))
-    ON CONFLICT DO NOTHING;
-    UPDATE rs.table_note n SET
-        diststyle = coalesce(notes ->> 'diststyle', n.diststyle),
-        distkey = CASE WHEN notes ? 'distkey' THEN nullif(notes ->> 'distkey', '') ELSE n.distkey END,
-        sortstyle = coalesce(notes ->> 'sortstyle', n.sortstyle),
-        sortkeys = CASE WHEN notes ? 'sortkeys'
-                        THEN ARRAY(SELECT jsonb_array_elements_text(notes -> 'sortkeys')) ELSE n.sortkeys END,
-        encodings = n.encodings || coalesce(notes -> 'encodings', '{}'),
-        auto_encode = coalesce((notes ->> 'auto_encode')::boolean, n.auto_encode)
-    WHERE n.relid = target;
-    IF jsonb_array_length(notes -> 'renamed') = 2 THEN
-        UPDATE rs.table_note n SET
-            distkey = CASE WHEN n.distkey = notes -> 'renamed' ->> 0 THEN notes -> 'renamed' ->> 1 ELSE n.distkey END,
-            sortkeys = array_replace(n.sortkeys, notes -> 'renamed' ->> 0, notes -> 'renamed' ->> 1)
-        WHERE n.relid = target;
-    END IF;
-    FOR key IN SELECT jsonb_array_elements(notes -> 'keys') LOOP
-        place := place + 1;
-        INSERT INTO rs.table_key VALUES (target,
-            coalesce(nullif(key ->> 'name', ''), (SELECT relname FROM pg_class WHERE oid = target) ||
-                CASE key ->> 'kind' WHEN 'PRIMARY KEY' THEN '_pkey' ELSE '_key' || place END),
-            key ->> 'kind', ARRAY(SELECT jsonb_array_elements_text(key -> 'columns')), key ->> 'references');
-    END LOOP;
-    IF notes ? 'dropped_key' THEN
-        DELETE FROM rs.table_key k WHERE k.relid = target AND k.name = notes ->> 'dropped_key';
-    END IF;
-END $$;
-
--- ALTER COLUMN ... TYPE VARCHAR(n): the check of the length in bytes goes with it.
-CREATE FUNCTION rs.retype(name text, col text, size int) RETURNS void
-LANGUAGE plpgsql AS $$
-DECLARE
-    target regclass := name;
-    old text;
-BEGIN
-    FOR old IN SELECT conname FROM pg_constraint
-               WHERE conrelid = target AND left(conname, 9) = 'rs_bytes_'
-               AND substr(conname, strpos(substr(conname, 10), '_') + 10) = col LOOP
-        EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', target, old);
-    END LOOP;
-    EXECUTE format('ALTER TABLE %s ALTER COLUMN %I TYPE varchar(%s)', target, col, size);
-    EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I CHECK (octet_length(%I) <= %s)', target,
-                   left('rs_bytes_' || size || '_' || col, 60), col, size);
-END $$;
-
-CREATE FUNCTION rs.is_superuser() RETURNS boolean
-LANGUAGE sql STABLE AS $$ SELECT rolsuper FROM pg_roles WHERE rolname = current_user $$;
-
-CREATE FUNCTION rs.cancel(pid int) RETURNS void
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NOT pg_cancel_backend(pid) THEN
-        RAISE EXCEPTION 'Cannot cancel non-existent or invalid PID %', pid;
-    END IF;
-END $$;
-
--- Size as Redshift counts it: blocks of one megabyte.
-CREATE FUNCTION rs.megabytes(relid oid) RETURNS bigint
-LANGUAGE sql STABLE AS $$ SELECT ceil(pg_table_size($1) / 1048576.0)::bigint $$;
-
--- Whether a role of the current user has a system privilege.
-CREATE FUNCTION rs.has_system(wanted text) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT EXISTS (SELECT FROM rs.system_privileges s WHERE s.privilege = wanted AND pg_has_role(s.grantee, 'MEMBER'))
-$$;
-
--- What VACUUM and ANALYZE look at.
-CREATE VIEW rs.maintained AS
-    SELECT c.oid AS relid, n.nspname, c.relname,
-           pg_has_role(c.relowner, 'USAGE') OR pg_has_role(d.datdba, 'USAGE') AS is_own,
-           rs.has_system('VACUUM') AS may_vacuum, rs.has_system('ANALYZE') AS may_analyze,
-           t.sortstyle, coalesce(cardinality(t.sortkeys), 0), t.diststyle,
-           f.physical, f.deleted, f.unsorted, f.modified, f.analyzed, rs.megabytes(c.oid)
-    FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_database d ON d.datname = current_database()
-    LEFT JOIN rs.table_note t ON t.relid = c.oid
-    CROSS JOIN LATERAL rs.figures(c.oid) f
-    WHERE c.relkind = 'r' AND n.nspname NOT IN ('rs', 'pg_catalog', 'information_schema', 'pg_toast');
-GRANT SELECT ON rs.maintained TO PUBLIC;
-
--- Whether a transaction is open that might still see rows deleted since it began.
-CREATE FUNCTION rs.has_older_transactions() RETURNS boolean
-LANGUAGE sql VOLATILE SECURITY DEFINER AS $$
-    SELECT EXISTS (SELECT FROM pg_stat_activity
-                   WHERE datname = current_database() AND backend_type = 'client backend'
-                     AND pid <> pg_backend_pid() AND application_name <> 'rs'
-                     AND (backend_xid IS NOT NULL OR backend_xmin IS NOT NULL))
-$$;
-
-CREATE FUNCTION rs.vacuumed(relid oid, rows bigint, sorts boolean, part float8) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    now record;
-BEGIN
-    SELECT * INTO now FROM rs.figures(relid);
-    INSERT INTO rs.change (relid, physical, deleted, unsorted) VALUES (relid, -rows, -rows,
-        CASE WHEN sorts THEN -ceil(now.unsorted * part) ELSE -floor(now.unsorted * rows::numeric / greatest(now.physical, 1)) END);
-END $$;
-
-CREATE FUNCTION rs.analyzed(relid oid, rows bigint) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    now record;
-BEGIN
-    SELECT * INTO now FROM rs.figures(relid);
-    INSERT INTO rs.change (relid, modified, analyzed)
-    VALUES (relid, -coalesce(now.modified, 0), rows - coalesce(now.analyzed, 0));
-END $$;
-
-CREATE FUNCTION rs.compact(target oid) RETURNS void
-LANGUAGE sql AS $$
-    WITH gone AS (DELETE FROM rs.change c WHERE c.relid = target RETURNING *)
-    INSERT INTO rs.change SELECT target, sum(physical), sum(deleted), sum(unsorted), sum(modified), sum(analyzed)
-    FROM gone HAVING count(*) > 0
-$$;
-
-CREATE FUNCTION rs.diststyle_text(style text, key text, rows bigint) RETURNS text
+-- The names of date parts, abbreviations included, as PostgreSQL's.
+CREATE FUNCTION rs.part(part text) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT CASE style WHEN 'key' THEN 'KEY(' || key || ')' WHEN 'even' THEN 'EVEN' WHEN 'all' THEN 'ALL'
-                      ELSE CASE WHEN rows > 1000000 THEN 'AUTO(EVEN)' ELSE 'AUTO(ALL)' END END
+    SELECT CASE
+        WHEN part IN ('millennium', 'millennia', 'mil', 'mils') THEN 'millennium'
+        WHEN part IN ('century', 'c', 'cent', 'cents') THEN 'century'
+        WHEN part IN ('decade', 'decades', 'dec', 'decs') THEN 'decade'
+        WHEN part IN ('year', 'years', 'y', 'yr', 'yrs', 'yyyy') THEN 'year'
+        WHEN part IN ('quarter', 'quarters', 'qtr', 'qtrs') THEN 'quarter'
+        WHEN part IN ('month', 'months', 'mon', 'mons', 'mm') THEN 'month'
+        WHEN part IN ('week', 'weeks', 'w', 'ww') THEN 'week'
+        WHEN part IN ('day', 'days', 'd', 'dd', 'dayofyear', 'doy', 'dy', 'yearday', 'dayofweek', 'dow', 'dw',
+            'weekday')
+            THEN 'day'
+        WHEN part IN ('hour', 'hours', 'h', 'hr', 'hrs', 'hh') THEN 'hour'
+        WHEN part IN ('minute', 'minutes', 'm', 'min', 'mins', 'mi', 'n') THEN 'minute'
+        WHEN part IN ('second', 'seconds', 's', 'sec', 'secs', 'ss') THEN 'second'
+        WHEN part IN ('millisecond', 'milliseconds', 'ms', 'msec', 'msecs', 'msecond', 'mseconds') THEN 'millisecond'
+        WHEN part IN ('microsecond', 'microseconds', 'microsecs', 'microsec', 'us', 'usec', 'usecs')
+            THEN 'microsecond'
+    END
 $$;
 
--- Rows of the slice with most over those of the slice with fewest, were the table spread over four slices by its key.
-CREATE FUNCTION rs.row_skew(relid oid, key text) RETURNS numeric
-LANGUAGE plpgsql STABLE SECURITY DEFINER AS $$
+-- Boundaries crossed, not whole units.
+CREATE FUNCTION pg_catalog.date_diff(part text, a timestamp, b timestamp) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE rs.part(part)
+        WHEN 'millennium' THEN extract(millennium FROM b)::bigint - extract(millennium FROM a)::bigint
+        WHEN 'century' THEN extract(century FROM b)::bigint - extract(century FROM a)::bigint
+        WHEN 'decade' THEN extract(decade FROM b)::bigint - extract(decade FROM a)::bigint
+        WHEN 'year' THEN extract(year FROM b)::bigint - extract(year FROM a)::bigint
+        WHEN 'quarter' THEN (extract(year FROM b) * 4 + extract(quarter FROM b))::bigint
+                            - (extract(year FROM a) * 4 + extract(quarter FROM a))::bigint
+        WHEN 'month' THEN (extract(year FROM b) * 12 + extract(month FROM b))::bigint
+                          - (extract(year FROM a) * 12 + extract(month FROM a))::bigint
+        WHEN 'week' THEN ((date_trunc('week', b + interval '1 day')::date
+                          - date_trunc('week', a + interval '1 day')::date) / 7)::bigint
+        WHEN 'day' THEN (b::date - a::date)::bigint
+        WHEN 'hour' THEN (extract(epoch FROM date_trunc('hour', b)) / 3600)::bigint
+                         - (extract(epoch FROM date_trunc('hour', a)) / 3600)::bigint
+        WHEN 'minute' THEN (extract(epoch FROM date_trunc('minute', b)) / 60)::bigint
+                           - (extract(epoch FROM date_trunc('minute', a)) / 60)::bigint
+        WHEN 'second' THEN extract(epoch FROM date_trunc('second', b))::bigint
+                           - extract(epoch FROM date_trunc('second', a))::bigint
+        WHEN 'millisecond' THEN floor(extract(epoch FROM b) * 1000)::bigint - floor(extract(epoch
+            FROM a) * 1000)::bigint
+        WHEN 'microsecond' THEN (extract(epoch FROM b) * 1000000)::bigint - (extract(epoch FROM a) * 1000000)::bigint
+    END
+$$;
+CREATE FUNCTION pg_catalog.date_diff(part text, a timestamptz, b timestamptz) RETURNS bigint
+LANGUAGE sql STABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
+CREATE FUNCTION pg_catalog.date_diff(part text, a date, b date) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
+
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamp) RETURNS timestamp
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months'
+        ELSE (n || ' ' || rs.part(part))::interval END
+$$;
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamptz) RETURNS timestamptz
+LANGUAGE sql STABLE AS $$
+    SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months'
+        ELSE (n || ' ' || rs.part(part))::interval END
+$$;
+CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a date) RETURNS timestamp
+LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_add(part, n, a::timestamp) $$;
+
+CREATE FUNCTION pg_catalog.convert_timezone(source text, target text, a timestamp) RETURNS timestamp
+LANGUAGE sql STABLE AS $$ SELECT (a AT TIME ZONE source) AT TIME ZONE target $$;
+CREATE FUNCTION pg_catalog.convert_timezone(target text, a timestamp) RETURNS timestamp
+LANGUAGE sql STABLE AS $$ SELECT (a AT TIME ZONE 'UTC') AT TIME ZONE target $$;
+CREATE FUNCTION pg_catalog.convert_timezone(target text, a timestamptz) RETURNS timestamp
+LANGUAGE sql STABLE AS $$ SELECT a AT TIME ZONE target $$;
+
+CREATE FUNCTION pg_catalog.add_months(a timestamp, n bigint) RETURNS timestamp
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN a::date = (date_trunc('month', a) + interval '1 month - 1 day')::date
+        THEN date_trunc('month', a) + (n + 1) * interval '1 month' - interval '1 day' + (a - date_trunc('day', a))
+        ELSE a + n * interval '1 month' END
+$$;
+CREATE FUNCTION pg_catalog.last_day(a timestamp) RETURNS date
+LANGUAGE sql IMMUTABLE AS $$ SELECT (date_trunc('month', a) + interval '1 month - 1 day')::date $$;
+CREATE FUNCTION pg_catalog.trunc(a timestamp) RETURNS date
+LANGUAGE sql IMMUTABLE AS $$ SELECT a::date $$;
+CREATE FUNCTION pg_catalog.date_part_year(a date) RETURNS int
+LANGUAGE sql IMMUTABLE AS $$ SELECT extract(year FROM a)::int $$;
+
+CREATE FUNCTION pg_catalog.len(a text) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT length(a) $$;
+CREATE FUNCTION pg_catalog.charindex(part text, a text) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT strpos(a,
+       part) $$;
+CREATE FUNCTION pg_catalog.replicate(a text, n int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT repeat(a, n) $$;
+
+-- A number of that base, 64 bits, negative from the highest bit on only when it says so: too large is an error.
+CREATE FUNCTION rs.strtol_any(a text, base int) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
-    found numeric;
+    total numeric := 0;
+    digit int;
+    body text := lower(trim(a));
+    sign int := 1;
 BEGIN
-    EXECUTE format('SELECT coalesce(max(n)::numeric / nullif(min(n), 0), 100) FROM (SELECT s, count(x.k) AS n
-                    FROM generate_series(0, 3) s LEFT JOIN (SELECT %I::text AS k FROM %s) x
-                    ON abs(hashtext(x.k)::bigint) %% 4 = s GROUP BY s) q', key, relid::regclass) INTO found;
-    RETURN found;
-END $$;
-
--- Width of the widest column that is no sort key over that of the first sort key.
-CREATE FUNCTION rs.sort_skew(relid oid, key text) RETURNS numeric
-LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT coalesce(max(s.avg_width) FILTER (WHERE s.attname <> key)::numeric
-                    / nullif(max(s.avg_width) FILTER (WHERE s.attname = key), 0), 1)
-    FROM pg_stats s JOIN pg_class c ON c.relname = s.tablename
-    JOIN pg_namespace n ON n.oid = c.relnamespace AND n.nspname = s.schemaname WHERE c.oid = relid
-$$;
-
--- What sorting would gain at most: the unsorted share, of which only scans with a range on the sort key profit.
-CREATE FUNCTION rs.sort_benefit(relid oid, unsorted bigint, physical bigint) RETURNS numeric
-LANGUAGE sql STABLE SECURITY DEFINER AS $$
-    SELECT 100.0 * unsorted / greatest(physical, 1)
-           * coalesce((SELECT avg(is_range::int) FROM rs.j_scan s WHERE s.table_id = relid::bigint), 1)
-$$;
-
--- Which of Redshift's kinds a role of PostgreSQL is here.
-CREATE FUNCTION rs.note_principal(name text, kind text) RETURNS void
-LANGUAGE sql SECURITY DEFINER AS $$
-    INSERT INTO rs.principal SELECT oid, kind FROM pg_roles WHERE rolname = name
-$$;
-
--- A privilege on a table that PostgreSQL does not know; `schema.*` means all tables there, a null grantee PUBLIC.
-CREATE FUNCTION rs.note_privilege(target text, grantee text, privilege text, is_given boolean) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-    who oid := coalesce(grantee::regrole::oid, 0);
-    found record;
-BEGIN
-    FOR found IN
-        SELECT c.oid, c.relowner, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND CASE WHEN right(target, 2) = '.*' THEN quote_ident(n.nspname) = left(target, -2)
-                                       ELSE c.oid = target::regclass END
-    LOOP
-        IF NOT pg_has_role(session_user, found.relowner, 'USAGE') THEN
-            RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('permission denied for relation %s', found.relname);
+    IF left(body, 1) IN ('-', '+') THEN
+        sign := CASE left(body, 1) WHEN '-' THEN -1 ELSE 1 END;
+        body := substr(body, 2);
+    END IF;
+    IF base = 16 AND left(body, 2) = '0x' THEN
+        body := substr(body, 3);
+    END IF;
+    FOR i IN 1 .. length(body) LOOP
+        digit := strpos('0123456789abcdefghijklmnopqrstuvwxyz', substr(body, i, 1)) - 1;
+        IF digit < 0 OR digit >= base THEN
+            RAISE EXCEPTION USING ERRCODE = '22P02',
+                MESSAGE = format('The input %s is not valid to be converted to base %s', a, base);
         END IF;
-        DELETE FROM rs.privilege p WHERE p.relid = found.oid AND p.grantee = who AND p.privilege = note_privilege.privilege;
-        IF is_given THEN
-            INSERT INTO rs.privilege VALUES (found.oid, who, note_privilege.privilege);
-        END IF;
+        total := total * base + digit;
     END LOOP;
+    IF total > 9223372036854775807 THEN
+        RAISE EXCEPTION USING ERRCODE = '22003',
+            MESSAGE = format('The input %s is not valid to be converted to base %s', a, base);
+    END IF;
+    RETURN sign * total;
 END $$;
-
-CREATE FUNCTION rs.note_system(grantee text, privilege text, is_given boolean) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+-- The common case, a part of a hash, without a loop; PL/pgSQL, since its parameter is worked out once.
+CREATE FUNCTION pg_catalog.strtol(a text, base int) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 BEGIN
-    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied to grant system privileges';
+    IF base = 16 AND length(a) < 16 AND left(a, 1) > '/' AND substr(a, 2, 1) <> 'x' THEN
+        RETURN ('x' || lpad(a, 16, '0'))::bit(64)::bigint;
     END IF;
-    DELETE FROM rs.system_privilege s WHERE s.grantee = note_system.grantee::regrole AND s.privilege = note_system.privilege;
-    IF is_given THEN
-        INSERT INTO rs.system_privilege VALUES (note_system.grantee::regrole, note_system.privilege);
-    END IF;
+    RETURN rs.strtol_any(a, base);
 END $$;
+CREATE FUNCTION pg_catalog.sha2(a text, bits int) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT encode(CASE bits WHEN 224 THEN sha224(convert_to(a, 'UTF8')) WHEN 384 THEN sha384(convert_to(a, 'UTF8'))
+                            WHEN 512 THEN sha512(convert_to(a, 'UTF8')) ELSE sha256(convert_to(a, 'UTF8')) END, 'hex')
+$$;
+CREATE FUNCTION pg_catalog.json_parse(a text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::jsonb $$;
+CREATE FUNCTION pg_catalog.json_serialize(a jsonb) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::text $$;
+CREATE FUNCTION pg_catalog.json_extract_path_text(a text, VARIADIC path text[]) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT CASE WHEN a <> '' THEN a::json #>> path END $$;
 
--- The owner may, and who was granted DROP.
-CREATE FUNCTION rs.drop_table(name text, is_optional boolean, is_cascaded boolean) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER AS $$
+-- FNV-1a of 64 bits. A product modulo 2^64 by halves of 32 bits: the prime is 2^40 + 435.
+CREATE FUNCTION rs.fnv(bytes bytea, seed bigint) RETURNS bigint
+LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
-    target oid := to_regclass(name);
-    found record;
+    high bigint := (seed >> 32) & 4294967295;
+    low bigint := seed & 4294967295;
 BEGIN
-    IF target IS NULL AND is_optional THEN
-        RETURN;
-    END IF;
-    SELECT relowner, relkind, relname INTO found FROM pg_class WHERE oid = target;
-    IF target IS NULL OR found.relkind <> 'r' THEN
-        RAISE EXCEPTION USING ERRCODE = '42P01', MESSAGE = format('Table "%s" does not exist', replace(name, '"', ''));
-    END IF;
-    IF NOT (pg_has_role(session_user, found.relowner, 'USAGE') OR EXISTS (
-        SELECT FROM rs.privilege p WHERE p.relid = target AND p.privilege = 'DROP'
-        AND (p.grantee = 0 OR pg_has_role(session_user, p.grantee, 'MEMBER')))) THEN
-        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = format('must be owner of relation %s', found.relname);
-    END IF;
-    EXECUTE format('DROP TABLE %s %s', target::regclass, CASE WHEN is_cascaded THEN 'CASCADE' END);
+    FOR i IN 0 .. length(bytes) - 1 LOOP
+        low := low # get_byte(bytes, i);
+        high := (high * 435 + ((low * 435) >> 32) + ((low & 16777215) << 8)) & 4294967295;
+        low := (low * 435) & 4294967295;
+    END LOOP;
+    RETURN (high << 32) | low;
 END $$;
-
-CREATE FUNCTION rs.isolation() RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT CASE current_setting('transaction_isolation') WHEN 'serializable' THEN 'Serializable' ELSE 'Snapshot Isolation' END
+CREATE FUNCTION rs.swapped(bytes bytea) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT string_agg(substr(bytes, i, 1), '' ORDER BY i DESC) FROM generate_series(1, length(bytes)) i
 $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a text, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(convert_to(a, 'UTF8'), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a smallint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int2send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a int, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
+CREATE FUNCTION pg_catalog.fnv_hash(a bigint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
+LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;
 
--- ANALYZE COMPRESSION: the encoding that Redshift would choose for each column's type.
-CREATE FUNCTION rs.analyze_compression(name text)
-RETURNS TABLE ("table" text, "column" text, encoding text, est_reduction_pct numeric(5,2))
-LANGUAGE sql STABLE AS $$
-    SELECT c.relname::text, c.attname::text,
-           CASE WHEN c.sortkey <> 0 THEN 'raw' WHEN c.type LIKE 'char%' THEN 'zstd' WHEN c.encoding = 'none' THEN 'raw'
-                ELSE c.encoding END,
-           CASE WHEN c.sortkey <> 0 OR c.encoding = 'none' THEN 0 ELSE 30 END::numeric(5,2)
-    FROM rs.columns c JOIN rs.table_note t ON t.relid = c.relid
-    WHERE name = '' OR c.relid = name::regclass
-    ORDER BY c.relid, c.attnum
-$$;
+-- AVG: what PostgreSQL found, and a value of what it was of.
+CREATE FUNCTION pg_catalog.avg(found numeric, sample bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample int) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample smallint) RETURNS bigint
+LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+CREATE FUNCTION pg_catalog.avg(found numeric, sample numeric) RETURNS numeric
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found float8, sample float8) RETURNS float8
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+CREATE FUNCTION pg_catalog.avg(found interval, sample interval) RETURNS interval
+LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;

@@ -74,11 +74,14 @@ class Journal:
             try:
                 self._write(waiting)
             except (psycopg2.OperationalError, psycopg2.InterfaceError):  # PostgreSQL was started anew
-                with self._lock:
-                    self._waiting = waiting + self._waiting
                 self._connection.close()
-                self._connection = self._connect()
-                raise
+                try:
+                    self._connection = self._connect()
+                    self._write(waiting)
+                except psycopg2.Error:
+                    with self._lock:
+                        self._waiting = waiting + self._waiting
+                    raise
             self.flushed = seq
 
     def _write(self, waiting: list[tuple[str, dict[str, Any]]]) -> None:

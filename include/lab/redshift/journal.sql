@@ -54,21 +54,25 @@ CREATE FUNCTION rs.write_scans(records json) RETURNS void
 LANGUAGE sql AS $$
     WITH found AS (
         SELECT r.*, c.oid AS relid, c.relname, f.*, t.sortkeys[1] = ANY (r.compared) AS is_range
-        FROM json_to_recordset(records) r(seq bigint, query_id bigint, xid bigint, pid int, username text, started timestamp,
+        FROM json_to_recordset(records) r(seq bigint, query_id bigint, xid bigint, pid int, username text,
+            started timestamp,
                                           ended timestamp, candidates text[], compared text[])
-        JOIN pg_class c ON c.oid = (SELECT to_regclass(u.name) FROM unnest(r.candidates) WITH ORDINALITY u(name, place)
+        JOIN pg_class c ON c.oid = (SELECT to_regclass(u.name) FROM unnest(r.candidates) WITH ORDINALITY u(name,
+            place)
                                     WHERE to_regclass(u.name) IS NOT NULL ORDER BY u.place LIMIT 1)
         JOIN rs.table_note t ON t.relid = c.oid
         CROSS JOIN LATERAL rs.figures(c.oid) f
     ), alerts AS (
-        INSERT INTO rs.j_alert SELECT seq * 2 + a.place, query_id, xid, pid, username, ended, relname, a.event, a.solution
+        INSERT INTO rs.j_alert SELECT seq * 2 + a.place, query_id, xid, pid, username, ended, relname, a.event,
+            a.solution
         FROM found CROSS JOIN LATERAL (
             VALUES (0, analyzed IS NULL, 'Missing query planner statistics', 'Run the ANALYZE command'),
                    (1, deleted > 0.2 * physical, format('Scanned a large number of deleted rows:scanned %s deleted rows of %s',
                        deleted, physical), 'Run the VACUUM command to reclaim deleted space')
         ) a(place, applies, event, solution) WHERE a.applies AND physical > 0
     )
-    INSERT INTO rs.j_scan SELECT seq, query_id, username, started, ended, relid, relname, physical - deleted, physical,
+    INSERT INTO rs.j_scan SELECT seq, query_id, username, started, ended, relid, relname, physical - deleted,
+        physical,
         NULL, coalesce(is_range, false) FROM found
 $$;
 
@@ -105,7 +109,8 @@ LANGUAGE sql STABLE AS $$ SELECT oid::bigint::int FROM pg_roles WHERE rolname = 
 -- Who is connected through the proxy, and what runs.
 CREATE VIEW rs.sessions AS
 SELECT * FROM json_to_recordset(coalesce(rs.told('sessions'), '[]')) AS s(
-    username text, database text, application text, xid bigint, pid int, started timestamp, transaction_started timestamp,
+    username text, database text, application text, xid bigint, pid int, started timestamp,
+        transaction_started timestamp,
     query_id bigint, query_type text, query_started timestamp, querytxt text)
 WHERE username = session_user OR (SELECT usesuper FROM pg_user WHERE usename = session_user);
 GRANT SELECT ON rs.sessions TO PUBLIC;

@@ -149,8 +149,7 @@ class _Walk:
         self._at = 0
         self._out: list[Node] = []
         self._limit = ""
-        self._before: Node | None = None  # the last node that is no space
-        self._before_that: Node | None = None
+        self._seen: list[Node] = []  # so far, without spaces
 
     def run(self) -> list[Node]:
         while self._at < len(self._nodes):
@@ -169,12 +168,20 @@ class _Walk:
                 self._symbol(node)
             else:
                 self._out.append(node)
-            self._before, self._before_that = node, self._before
+            self._seen.append(node)
         if self._limit:
             self._out.append(code(f" LIMIT {self._limit}"))
         return self._out
 
-    # ------------------------------------------------------------------ looking ahead
+    # ------------------------------------------------------------------ looking back and ahead
+
+    @property
+    def _before(self) -> Node | None:
+        return self._seen[-1] if self._seen else None
+
+    @property
+    def _before_that(self) -> Node | None:
+        return self._seen[-2] if len(self._seen) > 1 else None
 
     def _next(self, skip: int = 0) -> Node | None:
         for node in self._nodes[self._at :]:
@@ -271,7 +278,8 @@ class _Walk:
 
     def _is_call(self) -> bool:
         """Whether the name before a parenthesis stands where a value is expected."""
-        return word(self._before_that) not in ("into", "table", "join", "using", "as", "references", "update")
+        first = word(self._seen[-3]) if len(self._seen) > 2 else ""
+        return first not in ("into", "table", "join", "using", "as", "references", "update")
 
     def _is_alias_list(self) -> bool:
         """Whether the parenthesis behind this name lists columns: of a table, an alias or a WITH query."""
@@ -421,6 +429,18 @@ class _Walk:
         self._out.append(code(f"percentile_cont(0.5) WITHIN GROUP (ORDER BY {value})"))
         return True
 
+    def _avg(self, token: Token) -> bool:
+        """The average of integers is an integer: a function of two arguments tells by the second what it was of."""
+        behind = self._next()
+        if not isinstance(behind, Group) or word(self._next(1)) == "over":
+            return False
+        self._take()
+        inner = trimmed(behind.nodes)
+        value = trimmed(inner[1:]) if inner and word(inner[0]) in ("distinct", "all") else inner
+        whole = self._rewriter.part(inner)
+        self._out.append(code(f"pg_catalog.avg(avg({whole}), min({self._rewriter.part(value)}))"))
+        return True
+
     def _version(self, token: Token) -> bool:
         if not self._is_called():
             return False
@@ -527,6 +547,7 @@ _SPECIAL: dict[str, _Special] = {
     "decode": _Walk._decode,
     "convert": _Walk._convert,
     "listagg": _Walk._listagg,
+    "avg": _Walk._avg,
     "median": _Walk._median,
     "version": _Walk._version,
     "distinct": _Walk._distinct,

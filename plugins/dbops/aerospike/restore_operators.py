@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dbops.backups.restores import RestorePlan
 
 PLAN = "restore_plan"  # XCom key
+DRILL = "aerospike_restore_drill"  # name of the action in the ledger
 SAME = "(the same)"  # in the form, for the cluster that the backup is of; no cluster can be named so
 
 
@@ -258,7 +259,8 @@ class ReleaseTarget(BaseOperator):
 
 
 class FindDrills(BaseOperator):
-    """Name the restore points to drill: those of the triggering events, or the newest verified one of each namespace.
+    """Name the restore points to drill: after a verified full, the newest of each namespace that an event names or
+    whose last full was never drilled (Airflow may lose an event that comes while it makes a run); else of every one.
 
     :raises AirflowSkipException: there are none.
     """
@@ -267,15 +269,19 @@ class FindDrills(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         from dbops.aerospike.drill import newest_points
+        from dbops.ledger import never_drilled
 
         platform = load_platform()
         _scratch(platform)
         events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
-        places = sorted({(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra}) or [
+        places = [
             (cluster.name, namespace.name)
             for cluster in platform.aerospike.clusters
             for namespace in cluster.namespaces
         ]
+        if named := {(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra}:
+            named.update(place for place in never_drilled(open_ledger(platform), DRILL) if place in places)
+            places = sorted(named)
         found = newest_points(open_platform_store(platform), places)
         if not found:
             raise AirflowSkipException("no namespace has a verified restore point yet")
@@ -304,7 +310,7 @@ class DrillRestorePoint(BaseOperator):
         cluster, namespace, id = self.point["cluster"], self.point["namespace"], self.point["id"]
         name, run = f"{cluster}/{namespace} {id}", f"{_holder(context)}/{context['ti'].map_index}"
         ledger, started = open_ledger(platform), datetime.now(UTC)
-        note = partial(record_action, ledger, name="aerospike_restore_drill", target=f"{cluster}/{namespace}", run=run)
+        note = partial(record_action, ledger, name=DRILL, target=f"{cluster}/{namespace}", run=run)
         try:
             drill = run_drill(
                 open_platform_store(platform),
@@ -321,7 +327,8 @@ class DrillRestorePoint(BaseOperator):
                 on_progress=log_progress(name),
             )
         except FinalError as problem:
-            note(started_at=started, finished_at=datetime.now(UTC), outcome="failed", message=str(problem))
+            ended, details = datetime.now(UTC), {"point": name}
+            note(started_at=started, finished_at=ended, outcome="failed", message=str(problem), details=details)
             raise
         report = drill.report
         done = {

@@ -67,7 +67,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, or only some `namespaces`) ends nothing.
+    A run that did less than the schedule would have (a dry run, or only some `namespaces` or `tables`) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -278,6 +278,7 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
+    used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):
         try:
@@ -357,7 +358,7 @@ def _narrowed(context: Context) -> bool:
         return True
     wanted: Sequence[str] = conf.get("namespaces") or ()
     all_of_them: Sequence[str] = context["dag"].params.get("namespaces") or ()
-    return bool(wanted) and set(wanted) < set(all_of_them)
+    return bool(conf.get("tables")) or (bool(wanted) and set(wanted) < set(all_of_them))
 
 
 def _task_states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:

@@ -21,7 +21,18 @@ from dbops.platform.model import (
     Severity,
     Storage,
 )
-from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
+from dbops.platform.redshift import (
+    Archive,
+    ArchiveTable,
+    Grantee,
+    Health,
+    LegalHold,
+    Redshift,
+    Review,
+    Snapshots,
+    Vacuum,
+    Window,
+)
 
 __all__ = [
     "METRICS",
@@ -35,6 +46,7 @@ __all__ = [
     "BackupKind",
     "Engine",
     "Grantee",
+    "Health",
     "LegalHold",
     "Limit",
     "Namespace",
@@ -46,8 +58,10 @@ __all__ = [
     "Problem",
     "Redshift",
     "Retention",
+    "Review",
     "Scratch",
     "Severity",
+    "Snapshots",
     "Storage",
     "Vacuum",
     "Window",

@@ -446,6 +446,7 @@ class Platform(Model):
         refuse(problems)
         return value
 
+<<<<<<< HEAD
     @field_validator("sync")
     @classmethod
     def _known_places(cls, value: Sync | None, info: ValidationInfo) -> Sync | None:
@@ -459,10 +460,24 @@ class Platform(Model):
                 elif pair.namespace not in known[cluster]:
                     problems.append((("pairs", number, "namespace"), f"cluster {cluster} has none of that name"))
         refuse(problems)
+=======
+    @field_validator("redshift")
+    @classmethod
+    def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
+        objectives = info.data.get("objectives")
+        if value is not None and objectives is not None and value.snapshots.max_age > objectives.redshift.rpo:
+            reason = f"is more than the RPO of {duration_text(objectives.redshift.rpo)}"
+            refuse([(("snapshots", "max_age"), f"{reason}: the alert would come after the promise is broken")])
+>>>>>>> app-lab
         return value
 
     @model_validator(mode="after")
     def _inherit(self) -> Platform:
+        if self.redshift is not None:
+            if self.redshift.aws_connection is None:
+                object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
+            if self.redshift.region is None:
+                object.__setattr__(self.redshift, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)

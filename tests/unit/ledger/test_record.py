@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from dbops.ledger import (
     known_since,
+    never_drilled,
     record_action,
     record_check,
     record_expiry,
@@ -175,3 +176,22 @@ def test_a_namespace_is_known_since_its_first_check_or_its_first_backup(ledger: 
     assert known("dmp") == START + timedelta(minutes=3)
     record_restore_point(ledger, manifest(), LOCATION, SHA)
     assert known() == START + timedelta(minutes=3)
+
+
+def test_a_full_is_to_be_drilled_until_it_or_a_younger_point_was(ledger: Engine) -> None:
+    def drilled(id: str, outcome: str) -> None:
+        record_action(
+            ledger, name="drill", target="eu/bidder", run=id, started_at=START, outcome=outcome,  # type: ignore[arg-type]
+            details={"point": f"eu/bidder {id}"},
+        )  # fmt: skip
+
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    record_restore_point(ledger, manifest("dmp"), LOCATION, SHA)
+    assert never_drilled(ledger, "drill") == []
+    record_verification(ledger, "eu", "bidder", manifest().id, at=START, ok=True)
+    record_verification(ledger, "eu", "dmp", manifest().id, at=START, ok=False, problems=["truncated"])
+    assert never_drilled(ledger, "drill") == [("eu", "bidder")]
+    drilled("20261122T020000Z-full", "done")
+    assert never_drilled(ledger, "drill") == [("eu", "bidder")]
+    drilled("20261123T060000Z-incremental", "failed")
+    assert never_drilled(ledger, "drill") == []

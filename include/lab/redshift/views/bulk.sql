@@ -1,7 +1,8 @@
 -- Loads and unloads.
 CREATE VIEW pg_catalog.stl_load_commits AS
 SELECT rs.userid(f.username) AS userid, f.query_id::int AS query, f.slice, NULL::char(256) AS name,
-       f.filename::char(256) AS filename, 0 AS byte_offset, f.lines::int AS lines_scanned, 0 AS errors, f.at AS curtime,
+       f.filename::char(256) AS filename, 0 AS byte_offset, f.lines::int AS lines_scanned, 0 AS errors, f.at
+              AS curtime,
        (f.status = 'completed')::int AS status, f.file_format::char(16) AS file_format, 0 AS is_partial,
        0::bigint AS start_offset, 0::bigint AS copy_job_id
 FROM rs.load_file() f WHERE rs.is_provisioned();
@@ -9,7 +10,8 @@ FROM rs.load_file() f WHERE rs.is_provisioned();
 CREATE VIEW pg_catalog.stl_load_errors AS
 SELECT rs.userid(e.username) AS userid, 0 AS slice, e.table_id::int AS tbl, e.at AS starttime,
        coalesce(l.pid, 0) AS session, e.query_id::int AS query, e.filename::char(256) AS filename, e.line_number,
-       e.colname::char(127) AS colname, e.type::char(10) AS type, e.col_length::char(10) AS col_length, e.position AS "position",
+       e.colname::char(127) AS colname, e.type::char(10) AS type, e.col_length::char(10) AS col_length, e.position
+              AS "position",
        e.raw_line::char(1024) AS raw_line, e.raw_field_value::char(1024) AS raw_field_value, e.err_code,
        e.err_reason::char(100) AS err_reason, 0 AS is_partial, 0::bigint AS start_offset, 0::bigint AS copy_job_id
 FROM rs.load_error() e LEFT JOIN rs.load() l USING (query_id) WHERE rs.is_provisioned();
@@ -17,7 +19,8 @@ FROM rs.load_error() e LEFT JOIN rs.load() l USING (query_id) WHERE rs.is_provis
 CREATE VIEW pg_catalog.stl_loaderror_detail AS
 SELECT rs.userid(e.username) AS userid, 0 AS slice, coalesce(l.pid, 0) AS session, e.query_id::int AS query,
        e.filename::char(256) AS filename, e.line_number, e.line_number AS field, e.colname::char(1024) AS colname,
-       e.raw_field_value::char(1024) AS value, 0 AS is_null, e.type::char(10) AS type, e.col_length::char(10) AS col_length
+       e.raw_field_value::char(1024) AS value, 0 AS is_null, e.type::char(10) AS type, e.col_length::char(10)
+              AS col_length
 FROM rs.load_error() e LEFT JOIN rs.load() l USING (query_id) WHERE rs.is_provisioned();
 
 CREATE VIEW pg_catalog.sys_load_history AS
@@ -37,8 +40,10 @@ FROM rs.load_file() f;
 
 CREATE VIEW pg_catalog.sys_load_error_detail AS
 SELECT rs.userid(e.username) AS user_id, e.query_id, l.xid AS transaction_id, l.pid AS session_id,
-       coalesce(l.database, current_database()::text)::char(64) AS database_name, e.table_id::int AS table_id, e.at AS start_time,
-       e.filename::char(256) AS file_name, e.line_number, e.colname::char(127) AS column_name, e.type::char(10) AS column_type,
+       coalesce(l.database, current_database()::text)::char(64) AS database_name, e.table_id::int AS table_id,
+              e.at AS start_time,
+       e.filename::char(256) AS file_name, e.line_number, e.colname::char(127) AS column_name, e.type::char(10)
+              AS column_type,
        e.col_length::char(10) AS column_length, e.position AS "position", e.err_code AS error_code,
        e.err_reason::char(512) AS error_message
 FROM rs.load_error() e LEFT JOIN rs.load() l USING (query_id);
@@ -64,5 +69,6 @@ SELECT rs.userid(f.username) AS user_id, f.query_id::int AS query_id, f.pid AS s
 FROM rs.unload_file() f LEFT JOIN rs.unload() u USING (query_id);
 
 GRANT SELECT ON pg_catalog.stl_load_commits, pg_catalog.stl_load_errors, pg_catalog.stl_loaderror_detail,
-    pg_catalog.sys_load_history, pg_catalog.sys_load_detail, pg_catalog.sys_load_error_detail, pg_catalog.stl_unload_log,
+    pg_catalog.sys_load_history, pg_catalog.sys_load_detail, pg_catalog.sys_load_error_detail,
+        pg_catalog.stl_unload_log,
     pg_catalog.sys_unload_history, pg_catalog.sys_unload_detail TO PUBLIC;

@@ -8,7 +8,8 @@ WHERE p.id IS NOT NULL OR r.oid = (SELECT datdba FROM pg_database WHERE datname 
 GRANT SELECT ON rs.principals TO PUBLIC;
 
 CREATE VIEW rs.pg_user AS
-SELECT name AS usename, oid::bigint::int AS usesysid, rolcreatedb AS usecreatedb, rolsuper AS usesuper, false AS usecatupd,
+SELECT name AS usename, oid::bigint::int AS usesysid, rolcreatedb AS usecreatedb, rolsuper AS usesuper, false
+       AS usecatupd,
        '********'::text AS passwd, rolvaliduntil::text AS valuntil, NULL::text AS useconfig
 FROM rs.principals WHERE kind = 'user'
 UNION ALL
@@ -21,18 +22,22 @@ FROM rs.principals p WHERE p.kind = 'group';
 GRANT SELECT ON rs.pg_user, rs.pg_group TO PUBLIC;
 
 CREATE VIEW pg_catalog.svv_user_info AS
-SELECT usename::text AS user_name, usesysid AS user_id, usecreatedb AS createdb, usesuper AS superuser, usecatupd AS catalog_update,
-       'UNLIMITED'::text AS connection_limit, 'RESTRICTED'::text AS syslog_access, NULL::timestamp AS last_ddl_timestamp,
+SELECT usename::text AS user_name, usesysid AS user_id, usecreatedb AS createdb, usesuper AS superuser, usecatupd
+       AS catalog_update,
+       'UNLIMITED'::text AS connection_limit, 'RESTRICTED'::text AS syslog_access, NULL::timestamp
+              AS last_ddl_timestamp,
        NULL::text AS session_timeout, NULL::text AS external_user_id
 FROM rs.pg_user;
 
 CREATE VIEW pg_catalog.svv_roles AS
 SELECT p.oid::bigint::int AS role_id, p.name::text AS role_name,
-       pg_get_userbyid((SELECT datdba FROM pg_database WHERE datname = current_database()))::text AS role_owner, NULL::text AS external_id
+       pg_get_userbyid((SELECT datdba FROM pg_database WHERE datname = current_database()))::text AS role_owner,
+              NULL::text AS external_id
 FROM rs.principals p WHERE p.kind = 'role';
 
 CREATE VIEW pg_catalog.svv_user_grants AS
-SELECT u.oid::bigint::int AS user_id, u.name::text AS user_name, r.oid::bigint::int AS role_id, r.name::text AS role_name,
+SELECT u.oid::bigint::int AS user_id, u.name::text AS user_name, r.oid::bigint::int AS role_id, r.name::text
+       AS role_name,
        bool_or(m.admin_option) AS admin_option
 FROM pg_auth_members m
 JOIN rs.principals r ON r.oid = m.roleid AND r.kind = 'role'
@@ -40,7 +45,8 @@ JOIN rs.principals u ON u.oid = m.member AND u.kind = 'user'
 GROUP BY u.oid, u.name, r.oid, r.name;
 
 CREATE VIEW pg_catalog.svv_role_grants AS
-SELECT u.oid::bigint::int AS role_id, u.name::text AS role_name, r.oid::bigint::int AS granted_role_id, r.name::text AS granted_role_name
+SELECT u.oid::bigint::int AS role_id, u.name::text AS role_name, r.oid::bigint::int AS granted_role_id,
+       r.name::text AS granted_role_name
 FROM pg_auth_members m
 JOIN rs.principals r ON r.oid = m.roleid AND r.kind = 'role'
 JOIN rs.principals u ON u.oid = m.member AND u.kind = 'role'
@@ -61,49 +67,64 @@ FROM rs.privilege p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.
 CREATE FUNCTION rs.identity_name(id oid) RETURNS text
 LANGUAGE sql STABLE AS $$ SELECT CASE WHEN id = 0 THEN 'public' ELSE pg_get_userbyid(id)::text END $$;
 CREATE FUNCTION rs.identity_type(id oid) RETURNS text
-LANGUAGE sql STABLE AS $$ SELECT CASE WHEN id = 0 THEN 'public' ELSE coalesce((SELECT kind FROM rs.principals WHERE oid = id), 'user') END $$;
+LANGUAGE sql STABLE AS $$ SELECT CASE WHEN id = 0 THEN 'public' ELSE coalesce((SELECT kind FROM rs.principals
+       WHERE oid = id), 'user') END $$;
 
 CREATE VIEW pg_catalog.svv_relation_privileges AS
 SELECT g.nspname::text AS namespace_name, g.relname::text AS relation_name, g.privilege_type::text AS privilege_type,
-       g.grantee::bigint::int AS identity_id, rs.identity_name(g.grantee) AS identity_name, rs.identity_type(g.grantee) AS identity_type,
+       g.grantee::bigint::int AS identity_id, rs.identity_name(g.grantee) AS identity_name,
+              rs.identity_type(g.grantee) AS identity_type,
        bool_or(g.is_grantable) AS admin_option
 FROM rs.granted g
-WHERE rs.is_superuser() OR g.grantee = 0 OR pg_has_role(g.grantee, 'MEMBER') OR has_table_privilege(g.relid, 'SELECT WITH GRANT OPTION')
+WHERE rs.is_superuser() OR g.grantee = 0 OR pg_has_role(g.grantee, 'MEMBER') OR has_table_privilege(g.relid,
+       'SELECT WITH GRANT OPTION')
 GROUP BY g.nspname, g.relname, g.privilege_type, g.grantee;
 
 CREATE VIEW pg_catalog.svv_schema_privileges AS
-SELECT n.nspname::text AS namespace_name, a.privilege_type::text AS privilege_type, a.grantee::bigint::int AS identity_id,
-       rs.identity_name(a.grantee) AS identity_name, rs.identity_type(a.grantee) AS identity_type, a.is_grantable AS admin_option
+SELECT n.nspname::text AS namespace_name, a.privilege_type::text AS privilege_type, a.grantee::bigint::int
+       AS identity_id,
+       rs.identity_name(a.grantee) AS identity_name, rs.identity_type(a.grantee) AS identity_type, a.is_grantable
+              AS admin_option
 FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
 WHERE n.nspname NOT IN ('rs', 'pg_catalog', 'information_schema', 'pg_toast') AND a.grantee <> n.nspowner;
 
 CREATE VIEW pg_catalog.svv_database_privileges AS
-SELECT d.datname::text AS database_name, CASE a.privilege_type WHEN 'TEMPORARY' THEN 'TEMP' ELSE a.privilege_type END::text AS privilege_type,
-       a.grantee::bigint::int AS identity_id, rs.identity_name(a.grantee) AS identity_name, rs.identity_type(a.grantee) AS identity_type,
+SELECT d.datname::text AS database_name, CASE a.privilege_type WHEN 'TEMPORARY' THEN 'TEMP'
+       ELSE a.privilege_type END::text AS privilege_type,
+       a.grantee::bigint::int AS identity_id, rs.identity_name(a.grantee) AS identity_name,
+              rs.identity_type(a.grantee) AS identity_type,
        a.is_grantable AS admin_option
 FROM pg_database d CROSS JOIN LATERAL aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a
 WHERE d.datname = current_database() AND a.grantee <> d.datdba AND a.privilege_type <> 'CONNECT';
 
 CREATE VIEW pg_catalog.svv_column_privileges AS
-SELECT n.nspname::text AS namespace_name, c.relname::text AS relation_name, a.attname::text AS column_name, x.privilege_type::text AS privilege_type,
-       x.grantee::bigint::int AS identity_id, rs.identity_name(x.grantee) AS identity_name, rs.identity_type(x.grantee) AS identity_type
+SELECT n.nspname::text AS namespace_name, c.relname::text AS relation_name, a.attname::text AS column_name,
+       x.privilege_type::text AS privilege_type,
+       x.grantee::bigint::int AS identity_id, rs.identity_name(x.grantee) AS identity_name,
+              rs.identity_type(x.grantee) AS identity_type
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 CROSS JOIN LATERAL aclexplode(a.attacl) x
 WHERE n.nspname NOT IN ('rs', 'pg_catalog', 'information_schema');
 
 CREATE VIEW pg_catalog.svv_system_privileges AS
-SELECT s.privilege::text AS system_privilege, s.grantee::bigint::int AS identity_id, rs.identity_name(s.grantee) AS identity_name,
+SELECT s.privilege::text AS system_privilege, s.grantee::bigint::int AS identity_id, rs.identity_name(s.grantee)
+       AS identity_name,
        'role'::text AS identity_type
 FROM rs.system_privileges s;
 
 CREATE VIEW pg_catalog.svv_default_privileges AS
-SELECT n.nspname::text AS schema_name, CASE d.defaclobjtype WHEN 'r' THEN 'RELATION' WHEN 'f' THEN 'FUNCTION' END::text AS object_type,
-       d.defaclrole::bigint::int AS owner_id, rs.identity_name(d.defaclrole) AS owner_name, 'user'::text AS owner_type,
-       a.privilege_type::text AS privilege_type, a.grantee::bigint::int AS grantee_id, rs.identity_name(a.grantee) AS grantee_name,
+SELECT n.nspname::text AS schema_name, CASE d.defaclobjtype WHEN 'r' THEN 'RELATION' WHEN 'f'
+       THEN 'FUNCTION' END::text AS object_type,
+       d.defaclrole::bigint::int AS owner_id, rs.identity_name(d.defaclrole) AS owner_name, 'user'::text
+              AS owner_type,
+       a.privilege_type::text AS privilege_type, a.grantee::bigint::int AS grantee_id, rs.identity_name(a.grantee)
+              AS grantee_name,
        rs.identity_type(a.grantee) AS grantee_type, a.is_grantable AS admin_option
-FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace CROSS JOIN LATERAL aclexplode(d.defaclacl) a
+FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace CROSS
+       JOIN LATERAL aclexplode(d.defaclacl) a
 WHERE a.grantee <> d.defaclrole AND a.privilege_type NOT IN ('TRIGGER', 'MAINTAIN');
 
-GRANT SELECT ON pg_catalog.svv_user_info, pg_catalog.svv_roles, pg_catalog.svv_user_grants, pg_catalog.svv_role_grants,
+GRANT SELECT ON pg_catalog.svv_user_info, pg_catalog.svv_roles, pg_catalog.svv_user_grants,
+       pg_catalog.svv_role_grants,
     pg_catalog.svv_relation_privileges, pg_catalog.svv_schema_privileges, pg_catalog.svv_database_privileges,
     pg_catalog.svv_column_privileges, pg_catalog.svv_system_privileges, pg_catalog.svv_default_privileges TO PUBLIC;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from dbops_lab.redshift.errors import BackendError
 from dbops_lab.redshift.statements import plan
+from dbops_lab.testing import LabRedshift
 from redshift_client import refusal, rows, run, value
 
 
@@ -56,6 +58,8 @@ ANSWERS: list[tuple[str, Any]] = [
     ),
     ("(select top 1 a from (select 1 as a union all select 2) x order by a desc)", 2),
     ("(select approximate count(distinct a) from (select 1 as a union all select 1) x)", 1),
+    ("(select avg(a) from (select 1 as a union all select 2) x)", 1),  # the guide: integers have an integer average
+    ("(select avg(distinct a) from (select 1.5::float as a union all select 2) x)", 1.75),
     ("(select median(a) from (select 1 as a union all select 3) x)", 2),
     ("(select count(*) from ((select 1 union select 2) minus select 2) x)", 1),
 ]
@@ -121,12 +125,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("sql", REFUSED)
-def test_what_redshift_would_not_take_is_refused(lab_redshift: Any, sql: str) -> None:
-    connection = lab_redshift.connect()
-    assert refusal(connection, sql)[0] == REFUSED[sql]
-    assert value(connection, "SELECT 1") == 1
+@pytest.fixture(scope="module")
+def one_connection(_redshift: LabRedshift) -> Iterator[Any]:
+    connection = _redshift.connect()
+    yield connection
     connection.close()
+
+
+@pytest.mark.parametrize("sql", REFUSED)
+def test_what_redshift_would_not_take_is_refused(one_connection: Any, sql: str) -> None:
+    assert refusal(one_connection, sql)[0] == REFUSED[sql]
+    assert value(one_connection, "SELECT 1") == 1
 
 
 def test_names_fold_to_lower_case_even_when_quoted(redshift: Any) -> None:
@@ -193,6 +202,24 @@ def test_columns_have_redshifts_types_keys_and_encodings(redshift: Any) -> None:
     assert rows(redshift, 'SELECT diststyle, sortkey1 FROM svv_table_info WHERE schema = current_schema()'
                           ' AND "table" = \'t\'') == [
         ("EVEN", "key")]  # fmt: skip
+
+
+def test_a_view_over_day_tables_reads_and_takes_nothing(redshift: Any) -> None:
+    run(
+        redshift,
+        "CREATE TABLE d1 (a int)",
+        "CREATE TABLE d2 (LIKE d1)",
+        "INSERT INTO d1 VALUES (1)",
+        "INSERT INTO d2 VALUES (2)",
+        "CREATE VIEW days AS SELECT a FROM d1 UNION ALL SELECT a FROM d2",
+        "CREATE VIEW one AS SELECT * FROM d1",
+    )
+    assert value(redshift, "SELECT sum(a) FROM days") == 3
+    assert refusal(redshift, "INSERT INTO one VALUES (3)")[0] == "0A000"
+    assert "other objects depend on it" in refusal(redshift, "DROP TABLE d2")[1]
+    run(redshift, "CREATE OR REPLACE VIEW days AS SELECT a FROM d1", "DROP TABLE d2", "DROP TABLE IF EXISTS d2")
+    assert value(redshift, "SELECT sum(a) FROM days") == 1
+    assert refusal(redshift, "DROP TABLE d2") == ("42P01", 'Table "d2" does not exist')
 
 
 def test_a_statement_is_planned_without_a_connection() -> None:
