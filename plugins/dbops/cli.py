@@ -26,11 +26,8 @@ OWN = {
     "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
-<<<<<<< HEAD
     "sync": ("dbops.sync.cli:app", "Compare Aerospike with PostgreSQL, and put right what differs."),
-=======
     "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
->>>>>>> app-lab
     "ledger": ("dbops.ledger.cli:app", "The record of what was done: migrate it, rebuild it."),
 }
 

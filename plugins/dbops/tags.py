@@ -7,12 +7,9 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
-<<<<<<< HEAD
     POSTGRES = "postgres"
     SYNC = "sync"
-=======
     REDSHIFT = "redshift"
->>>>>>> app-lab
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"

@@ -446,7 +446,6 @@ class Platform(Model):
         refuse(problems)
         return value
 
-<<<<<<< HEAD
     @field_validator("sync")
     @classmethod
     def _known_places(cls, value: Sync | None, info: ValidationInfo) -> Sync | None:
@@ -460,7 +459,8 @@ class Platform(Model):
                 elif pair.namespace not in known[cluster]:
                     problems.append((("pairs", number, "namespace"), f"cluster {cluster} has none of that name"))
         refuse(problems)
-=======
+        return value
+
     @field_validator("redshift")
     @classmethod
     def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
@@ -468,7 +468,6 @@ class Platform(Model):
         if value is not None and objectives is not None and value.snapshots.max_age > objectives.redshift.rpo:
             reason = f"is more than the RPO of {duration_text(objectives.redshift.rpo)}"
             refuse([(("snapshots", "max_age"), f"{reason}: the alert would come after the promise is broken")])
->>>>>>> app-lab
         return value
 
     @model_validator(mode="after")
