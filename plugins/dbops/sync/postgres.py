@@ -541,7 +541,7 @@ class _Messages:
         return len(data)
 
     def flush(self) -> None:
-        whole = b"".join(self._parts)
+        whole = bytearray().join(self._parts)  # to be written to, as the kernel knows no other arrays
         self._parts, self._size = [], 0
         if whole:
             self._parse(np.frombuffer(whole, np.uint8), 0, len(whole))
