@@ -27,6 +27,7 @@ OWN = {
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
     "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
+    "sync": ("dbops.sync.cli:app", "Compare Aerospike with PostgreSQL, and put right what differs."),
     "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "archive": (
         "dbops.redshift.archive_cli:app",

@@ -8,6 +8,7 @@ from enum import StrEnum
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     POSTGRES = "postgres"
+    SYNC = "sync"
     REDSHIFT = "redshift"
     ARCHIVE = "archive"
     BACKUP = "backup"

@@ -75,6 +75,7 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "redshift_maintenance_weekly",
         "redshift_restore",
         "redshift_snapshots",
+        "sync_validation",
     ]
 
 

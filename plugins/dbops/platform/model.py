@@ -49,6 +49,7 @@ from dbops.platform.fields import (
 )
 from dbops.platform.postgres import Postgres
 from dbops.platform.redshift import Redshift
+from dbops.platform.sync import Sync
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
 
@@ -421,6 +422,8 @@ class Platform(Model):
     """None: this platform has no warehouse."""
     postgres: Postgres | None = None
     """None: this platform has no PostgreSQL that is looked after."""
+    sync: Sync | None = None
+    """None: nothing is carried from PostgreSQL to Aerospike."""
 
     @field_validator("objectives")
     @classmethod
@@ -443,6 +446,21 @@ class Platform(Model):
                 if objective and kept and (namespace.retention or cluster.objectives):
                     path = ("clusters", index, "namespaces", place, "retention")
                     problems += [(path, reason) for reason in _too_short(kept, objective)]
+        refuse(problems)
+        return value
+
+    @field_validator("sync")
+    @classmethod
+    def _known_places(cls, value: Sync | None, info: ValidationInfo) -> Sync | None:
+        aerospike = info.data.get("aerospike")
+        known = {one.name: {place.name for place in one.namespaces} for one in aerospike.clusters} if aerospike else {}
+        problems: list[tuple[Sequence[str | int], str]] = []
+        for number, pair in enumerate(value.pairs if value is not None and aerospike else ()):
+            for index, cluster in enumerate(pair.clusters):
+                if cluster not in known:
+                    problems.append((("pairs", number, "clusters", index), f"{cluster!r} is no Aerospike cluster"))
+                elif pair.namespace not in known[cluster]:
+                    problems.append((("pairs", number, "namespace"), f"cluster {cluster} has none of that name"))
         refuse(problems)
         return value
 
