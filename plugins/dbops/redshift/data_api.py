@@ -16,6 +16,7 @@ from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.redshift.api import ApiRefused, ApiUnreachable, NotThere, calls
 from dbops.redshift.session import (
+    QUERY_GROUP,
     RedshiftUnreachable,
     Row,
     SerializationConflict,
@@ -28,6 +29,7 @@ WAIT_SECONDS = 20
 PAUSE_SECONDS = 0.2
 KEEP_SECONDS = 900
 """How long a session without a statement lives, and its open transaction with it."""
+BEGINNING = f"set query_group to '{QUERY_GROUP}'"
 TARGETS = ("cluster_identifier", "workgroup_name")
 OWN = ("data_api", "secret_arn", "session_seconds", *TARGETS)
 LOGIN = ("aws_access_key_id", "aws_secret_access_key")
@@ -147,6 +149,8 @@ class DataApiSession:
     def _execute(self, sql: str, values: Sequence[Any]) -> Mapping[str, Any]:
         """The description of the statement, which has ended well."""
         text, parameters = _bound(sql, values)
+        if self._session is None and not text.startswith(BEGINNING):
+            self.run(BEGINNING)  # what belongs to every session comes first in a new one
         # It is not waited for here: whoever is interrupted meanwhile could not cancel what has no id yet.
         request: dict[str, Any] = {"Sql": text, "SessionKeepAliveSeconds": self._keep}
         request |= {"SessionId": self._session} if self._session else self._target

@@ -99,8 +99,9 @@ def test_a_transaction_is_committed_whole_or_not_at_all(session: Any) -> None:
 
 
 def test_settings_of_a_session_last_from_statement_to_statement(session: Any) -> None:
-    session.run("set query_group to 'dbops'")
-    assert [list(row) for row in session.rows("show query_group")] == [["dbops"]]
+    assert [list(row) for row in session.rows("show query_group")] == [["dbops"]], "statements of ours are known by it"
+    session.run("set query_group to 'another'")
+    assert [list(row) for row in session.rows("show query_group")] == [["another"]]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ CODE = PROJECT / "plugins/dbops/redshift"
 POLICY = PROJECT / "include/iam/redshift-policy.json"
 ARCHIVE_POLICY = PROJECT / "include/iam/redshift-archive-policy.json"
 
-# https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonredshift.html, ...serverless, ...dataapi
+# https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 ACTIONS = {
     "describe_clusters": "redshift:DescribeClusters",
     "describe_cluster_snapshots": "redshift:DescribeClusterSnapshots",
@@ -50,14 +50,15 @@ ACTIONS = {
     "describe_statement": "redshift-data:DescribeStatement",
     "get_statement_result": "redshift-data:GetStatementResult",
     "cancel_statement": "redshift-data:CancelStatement",
+    "get_metric_statistics": "cloudwatch:GetMetricStatistics",
 }
 
 
 def calls() -> set[str]:
     """Names of the operations: `client.<name>(...)`, and those that a paginator pages through."""
     found: set[str] = set()
-    for name in ("snapshots.py", "restore_cluster.py", "data_api.py"):
-        for node in ast.walk(ast.parse((CODE / name).read_text())):
+    for path in sorted(CODE.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             of = node.func.value
