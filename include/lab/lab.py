@@ -213,10 +213,28 @@ class Lab:
                 supervisor.start(syncer)
                 self._migrate_ledger()
                 supervisor.wait(every, tick=lambda name: progress(name, "ready"))
+                self._register_warehouse()
                 self._write_environment()
             except BaseException:
                 supervisor.stop(part.name for part in every if part.name not in running)
                 raise
+
+    def _register_warehouse(self) -> None:
+        """Tell the AWS API of the lab that its Redshift is a cluster, of which snapshots can be taken."""
+        from dbops_lab import redshift_api
+        from dbops_lab.redshift_api.data import Place
+
+        known = self.settings
+        place = Place(
+            port=known.redshift,
+            database=WAREHOUSE,
+            postgres_port=known.postgres,
+            postgres_database=WAREHOUSE,
+            admin=(ADMIN, known.secrets[f"postgres/{ADMIN}"]),
+            owner=WAREHOUSE,
+            s3_endpoint=f"http://127.0.0.1:{known.s3}",
+        )
+        redshift_api.register(known.s3, "bedrock", place)
 
     def down(self, *, keep: bool = False) -> list[str]:
         """End all processes of the lab and, unless `keep`, remove its folder; returns what was running.
