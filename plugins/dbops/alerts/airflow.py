@@ -278,6 +278,8 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
+    if platform.sync is not None:
+        used += [platform.sync.connection] + ([platform.sync.syncer.connection] if platform.sync.syncer else [])
     used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):

@@ -878,14 +878,6 @@ def bin_hash(
     return _bin_hash(kind, scale, particle, src, 0, size, scratch, marks, where, codes, levels)
 
 
-@_entry
-def column_hash(
-    kind: int, scale: int, src: Bytes, size: int, scratch: Bytes, marks: Ints, where: Ints, codes: Ints, levels: Longs
-) -> np.uint64:
-    """Of one value of PostgreSQL in its binary form."""
-    return _column_hash(kind, scale, src, 0, size, scratch, marks, where, codes, levels)
-
-
 # ------------------------------------------------------------------------------------------------ digests
 
 _LEFT: Final = np.array(

@@ -227,8 +227,9 @@ def test_the_command_says_what_it_could_not_look_at(environment: LabApp, monkeyp
     nowhere = {"aerospike_apac": connections.aerospike([free_port()])}
     for name, value in connections.variables(nowhere).items():
         monkeypatch.setenv(name, value)
-    found = run(command, ["sync", "validate", "-p", "campaigns"])
+    found = run(command, ["sync", "validate", "-p", "campaigns", "--json"])
     assert found.exit_code == 2
-    assert "apac/bidder.orders" in found.output
-    assert "eu/bidder.orders" in found.output
+    document = json.loads(found.stdout)
+    assert [one["target"] for one in document["results"]] == ["eu/bidder.orders"]
+    assert "none of 1 addresses answers" in document["failed"]["apac/bidder.orders"]
     assert run(command, ["sync", "validate", "-p", "nothing"]).exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,6 +267,22 @@ def test_slices_times_namespaces_have_a_limit_that_the_message_helps_to_keep(wri
     names.append({"name": "n16", "track_deletes": False})
     message = str(refusal(write, changed("aerospike.clusters.0.namespaces", names)))
     assert "17 namespaces x 64 slices are more than the 1024 tasks of a run; set slices to 60 or less" in message
+
+
+def test_pairs_of_the_sync_are_of_clusters_and_columns_that_can_be(write: Write) -> None:
+    for path, value, told in [
+        ("sync.pairs.0.clusters", ["mars"], "'mars' is no Aerospike cluster"),
+        ("sync.pairs.0.namespace", "none", "cluster eu has none of that name"),
+        ("sync.pairs.0.key", "id", "names no column; write {id}"),
+        ("sync.pairs.0.key", "{id", "is no template"),
+        ("sync.pairs.3.key_type", "integer", "integer needs a key of one column"),
+        ("sync.pairs.0.columns.1.bin", "ID", "'ID' was named before"),
+        ("sync.pairs.0.columns.0.scale", 2, "has a meaning with the form scaled only"),
+        ("sync.syncer", ..., "`repair: syncer` needs a section `syncer`"),
+    ]:
+        found = str(refusal(write, changed(path, value)))
+        assert told in found
+        assert re.sub(r"\.(\d+)", r"[\1]", path.removesuffix(".syncer")) in found
 
 
 def test_two_clusters_without_seeds_need_a_connection_each(write: Write) -> None:
