@@ -49,7 +49,9 @@ bench: setup
 	$(PY) bench/kernel.py
 	$(PY) bench/aerospike_backup.py --standin
 	$(PY) bench/aerospike_restore.py --standin
+	$(PY) bench/sync_validation.py
 	$(PY) bench/retention.py
+	$(PY) bench/postgres_reports.py
 	$(PY) bench/dag_parse.py
 
 clean:

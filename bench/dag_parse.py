@@ -90,6 +90,7 @@ def platform(clusters: int, namespaces: int) -> dict[str, object]:
     """The lab's platform with that many clusters and namespaces."""
     whole = yaml.safe_load(PLATFORM.read_text())
     model = whole["aerospike"]["clusters"][0]
+    whole.pop("sync", None)  # of clusters that go
     model["slices"] = max(1, min(model["slices"], 1024 // namespaces))
     model["namespaces"] = [
         {**copy.deepcopy(model["namespaces"][0]), "name": f"namespace_{number}"} for number in range(namespaces)

@@ -2,8 +2,10 @@
 
 **What happens**: the chain is chosen and checked, and whether the target can take it; the plan stands in the log of
 `plan`. Where the target is in use or holds data, a person must approve exactly that plan. Slices of partitions are
-written, each record once and in its newest form; then secondary indexes and UDFs; then the target is counted,
-fingerprinted and sampled. Backups of the target wait meanwhile, and its next one is full.
+written, each record once and in its newest form; secondary indexes and UDFs are made after them, or before them if so
+chosen; then the target is counted, fingerprinted and sampled. Backups of the target wait meanwhile, and its next one is
+full. Rejected, or not answered in four hours, the run fails and `release` gives the target free at once; nothing was
+written.
 
 **When it fails**: clear the failed task and what follows, a slice may be repeated at any time.
 `include/runbooks/aerospike_restore.md` is the how-to, and what each refusal means.
@@ -17,7 +19,14 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
-from dbops.aerospike.restore_operators import SAME, CheckRestore, PlanRestore, RestoreDefinitions, RestoreSlice
+from dbops.aerospike.restore_operators import (
+    SAME,
+    CheckRestore,
+    PlanRestore,
+    ReleaseTarget,
+    RestoreDefinitions,
+    RestoreSlice,
+)
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.approval import ApprovePlan
 from dbops.platform import SCRATCH, Severity, load_platform
@@ -74,6 +83,7 @@ with DAG(
             description="Empty: the same name; on the scratch cluster its namespace.",
         ),
         "sets": Param([], type="array", items={"type": "string"}, title="Sets", description="Only these. Empty: all."),
+        "bins": Param([], type="array", items={"type": "string"}, title="Bins", description="Only these. Empty: all."),
         "policy": Param(
             "replace",
             type="string",
@@ -89,6 +99,21 @@ with DAG(
             maximum=315_360_000,
             title="Extra lifetime, seconds",
             description="How much longer records that expire live; those whose time is over come back with it.",
+        ),
+        "indexes": Param(
+            "after",
+            type="string",
+            enum=["after", "before"],
+            title="Indexes",
+            description="Make secondary indexes and UDFs after the records are written, or before: then queries find "
+            "what is written already.",
+        ),
+        "engine": Param(
+            "native",
+            type="string",
+            enum=["native", "asrestore"],
+            title="Engine",
+            description="What writes the records. asrestore: Aerospike's own program on the workers; full points only.",
         ),
         "allow_unverified": Param(
             False,
@@ -107,7 +132,12 @@ with DAG(
         runbook="aerospike_restore",
         response_timeout=timedelta(hours=4),
     )
+    indexes_before = RestoreDefinitions(task_id="indexes_before", when="before", trigger_rule=TriggerRule.NONE_FAILED)
     slices = RestoreSlice.partial(task_id="restore", trigger_rule=TriggerRule.NONE_FAILED).expand(slice=plan.output)
-    indexes = RestoreDefinitions(task_id="indexes", trigger_rule=TriggerRule.NONE_FAILED)
-    check = CheckRestore(task_id="check", trigger_rule=TriggerRule.NONE_FAILED)
-    plan >> approve >> slices >> indexes >> check
+    indexes = RestoreDefinitions(task_id="indexes", when="after", trigger_rule=TriggerRule.NONE_FAILED)
+    check = CheckRestore(
+        task_id="check", definitions_tasks=["indexes_before", "indexes"], trigger_rule=TriggerRule.NONE_FAILED
+    )
+    release = ReleaseTarget(task_id="release", trigger_rule=TriggerRule.ALL_FAILED)
+    plan >> approve >> indexes_before >> slices >> indexes >> check
+    approve >> release

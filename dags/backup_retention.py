@@ -3,8 +3,9 @@
 **What happens**: for each namespace it is decided which restore points may go, by the `retention` of the platform
 file; the plan is stored and stands in the log of `plan` with a reason for each point. `apply` carries it out exactly,
 what builds on a point before that point. When more than `max_share` of a namespace's points would go at once, the plan
-of that namespace waits in `approve` for a person. Then `sweep` removes what nobody will finish. Beside it, the bucket's
-lifecycle rules are checked, and whether each restore point has arrived in the replica region.
+of that namespace waits in `approve` for a person. Then `sweep` removes what nobody will finish, and what was written
+down about old restores. Beside it, the bucket's lifecycle rules are checked, and whether each restore point has arrived
+in the replica region.
 
 **When it fails**: nothing is lost; restore points stay longer than they should. Clear the failed tasks and what
 follows: interrupted deletions are finished. `include/runbooks/backup_retention_failed.md` goes through the causes.

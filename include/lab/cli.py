@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from dbops_lab.application.cli import app as application
 from dbops_lab.lab import Lab
 from rich.console import Console
 from rich.live import Live
@@ -22,6 +23,7 @@ app = typer.Typer(
     help="A private copy of the platform on loopback: PostgreSQL, S3, Aerospike, Slack, PagerDuty, mail.",
     no_args_is_help=True,
 )
+app.add_typer(application, name="application")
 Json = Annotated[bool, typer.Option("--json", help="one JSON document instead of a table")]
 State = Annotated[
     Path | None,

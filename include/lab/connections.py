@@ -38,6 +38,10 @@ def redshift(port: int, login: str, password: str, database: str) -> Connection:
             "schema": database, "extra": {"ssl": False}}  # fmt: skip
 
 
+def syncer(port: int, token: str) -> Connection:
+    return {"conn_type": "http", "host": f"http://{LOOPBACK}:{port}", "password": token}
+
+
 def slack(http_port: int, token: str) -> Connection:
     return {
         "conn_type": "slackwebhook",

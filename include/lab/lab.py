@@ -17,8 +17,8 @@ from typing import Any
 from dbops.errors import FinalError
 from dbops_lab import connections
 from dbops_lab.certificates import certificate
-from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, redshift_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, redshift_part, s3_part, syncer_part
+from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import INBOX, read_inbox
 from dbops_lab.s3 import REGION
 from dbops_lab.supervisor import Part, StartFailed, Supervisor, free_port, write_private
@@ -61,6 +61,7 @@ class Settings:
     scratch_control: int
     redshift: int
     redshift_control: int
+    syncer: int
     airflow: int
     secrets: dict[str, str] = field(repr=False)
 
@@ -72,6 +73,7 @@ class Settings:
             "slack": secrets.token_hex(12),
             "pagerduty": secrets.token_hex(16),
             "smtp": secrets.token_urlsafe(18),
+            "syncer": secrets.token_urlsafe(18),
         }
         return cls(
             postgres=free_port(),
@@ -83,6 +85,7 @@ class Settings:
             scratch_control=free_port(),
             redshift=free_port(),
             redshift_control=free_port(),
+            syncer=free_port(),
             airflow=free_port(),
             secrets=passwords | others,
         )
@@ -145,6 +148,21 @@ class Lab:
         password = known.secrets[f"postgres/{ADMIN}"]
         return redshift_part(known.redshift, known.redshift_control, known.postgres, password, known.s3)
 
+    def syncer(self) -> Part:
+        """Makes the tables of the application's database, and carries what changes in them to Aerospike."""
+        known = self.settings
+        return syncer_part(
+            known.syncer,
+            known.secrets["syncer"],
+            postgres_port=known.postgres,
+            login=APPLICATION,
+            password=known.secrets[f"postgres/{APPLICATION}"],
+            database=APPLICATION,
+            clusters=known.aerospike,
+            users={WITH_LOGIN: AEROSPIKE_USER},
+            aerospike_password=known.secrets["aerospike"],
+        )
+
     def parts(self) -> list[Part]:
         """All but PostgreSQL and what needs it."""
         known = self.settings
@@ -178,8 +196,8 @@ class Lab:
             if not self.exists:
                 write_private(self.state / SETTINGS, json.dumps(asdict(Settings.new())))
             supervisor, postgres, redshift = self.supervisor(), self.postgres(), self.redshift()
-            parts = self.parts()
-            every = [postgres.part, redshift, *parts]
+            syncer, parts = self.syncer(), self.parts()
+            every = [postgres.part, redshift, syncer, *parts]
             running = {part.name for part in every if supervisor.alive(part.name)}
             for part in every:
                 progress(part.name, "running" if part.name in running else "starting")
@@ -192,12 +210,31 @@ class Lab:
                 supervisor.wait([postgres.part])
                 postgres.create_databases()
                 supervisor.start(redshift)
+                supervisor.start(syncer)
                 self._migrate_ledger()
                 supervisor.wait(every, tick=lambda name: progress(name, "ready"))
+                self._register_warehouse()
                 self._write_environment()
             except BaseException:
                 supervisor.stop(part.name for part in every if part.name not in running)
                 raise
+
+    def _register_warehouse(self) -> None:
+        """Tell the AWS API of the lab that its Redshift is a cluster, of which snapshots can be taken."""
+        from dbops_lab import redshift_api
+        from dbops_lab.redshift_api.data import Place
+
+        known = self.settings
+        place = Place(
+            port=known.redshift,
+            database=WAREHOUSE,
+            postgres_port=known.postgres,
+            postgres_database=WAREHOUSE,
+            admin=(ADMIN, known.secrets[f"postgres/{ADMIN}"]),
+            owner=WAREHOUSE,
+            s3_endpoint=f"http://127.0.0.1:{known.s3}",
+        )
+        redshift_api.register(known.s3, "bedrock", place)
 
     def down(self, *, keep: bool = False) -> list[str]:
         """End all processes of the lab and, unless `keep`, remove its folder; returns what was running.
@@ -228,6 +265,7 @@ class Lab:
         ports = {
             "postgres": [known.postgres],
             "redshift": [known.redshift],
+            "syncer": [known.syncer],
             "s3": [known.s3],
             "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
             **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
@@ -270,6 +308,12 @@ class Lab:
             "dbops_redshift": connections.redshift(
                 known.redshift, WAREHOUSE, secret[f"postgres/{WAREHOUSE}"], WAREHOUSE
             ),
+            "dbops_app": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
+            "dbops_postgres": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
+            "dbops_postgres_maintenance": connections.postgres(
+                known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]
+            ),
+            "dbops_syncer": connections.syncer(known.syncer, secret["syncer"]),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),
             "dbops_pagerduty": connections.pagerduty(
                 known.receivers.https, secret["pagerduty"], self.state / "loopback.pem"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,36 @@ def redshift_part(port: int, control_port: int, postgres_port: int, admin_passwo
         redshift.S3_SECRET: SECRET_KEY,
     }
     return Part("redshift", command, lambda: listens(port) and listens(control_port), env=secret)
+
+
+def syncer_part(
+    port: int,
+    token: str,
+    *,
+    postgres_port: int,
+    login: str,
+    password: str,
+    database: str,
+    clusters: Mapping[str, Sequence[int]],
+    users: Mapping[str, str],
+    aerospike_password: str,
+    lag: float = 0.0,
+) -> Part:
+    """Ready when its control listens and the tables are there; PostgreSQL must run, the clusters may come later.
+
+    :param users: of each cluster that asks for one.
+    """
+    command = [sys.executable, "-m", "dbops_lab.syncer", "--port", str(port), "--lag", str(lag)]
+    command += ["--postgres-port", str(postgres_port), "--user", login, "--database", database]
+    for name, ports in clusters.items():
+        user = f"{users[name]}@" if name in users else ""
+        command += ["--cluster", f"{user}{name}={','.join(map(str, ports))}"]
+    secret = {
+        "LAB_POSTGRES_PASSWORD": password,
+        "LAB_AEROSPIKE_PASSWORD": aerospike_password,
+        "LAB_SYNCER_TOKEN": token,
+    }
+    return Part("syncer", command, lambda: listens(port), env=secret)
 
 
 def aerospike_part(

@@ -23,9 +23,11 @@ from psycopg2 import sql
 
 NOBODY = 65534
 ADMIN = "postgres"
+APPLICATION = "exchange"
+"""The application's database; its owner looks at the whole server too (pg_monitor)."""
 WAREHOUSE = "warehouse"
 """The database behind the Redshift stand-in; its owner is what Redshift calls a superuser."""
-DATABASES = ("airflow", "dbops_ledger", "exchange", WAREHOUSE)
+DATABASES = ("airflow", "dbops_ledger", APPLICATION, WAREHOUSE)
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -102,27 +104,41 @@ class Postgres:
 
     :param passwords: of the administrator `postgres` and of each database's owner (named like the database).
     :param guarded: as the supervisor's that starts it.
+    :param binaries: folder of its programs; None: those that are found first.
+    :param settings: in addition to the lab's, or instead.
     """
 
-    def __init__(self, state: Path, port: int, passwords: Mapping[str, str], *, guarded: bool = False) -> None:
+    def __init__(
+        self,
+        state: Path,
+        port: int,
+        passwords: Mapping[str, str],
+        *,
+        guarded: bool = False,
+        binaries: Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port
         self.passwords = passwords
-        self._binaries = find_binaries()
-        self._launcher = launcher(self._binaries)
+        self.binaries = binaries or find_binaries()
+        self._launcher = launcher(self.binaries)
         if guarded and self._launcher == LOWERED:  # a change of user forgets what the supervisor asked for
             self._launcher = (*LOWERED, "--pdeathsig=INT")
         self._data = state / "postgres"
-        settings = [item for name, value in SETTINGS.items() for item in ("-c", f"{name}={value}")]
+        self._counts_statements = any(self.binaries.parent.rglob("pg_stat_statements.so"))
+        loaded = {"shared_preload_libraries": "pg_stat_statements"} if self._counts_statements else {}
+        all_settings = SETTINGS | loaded | dict(settings or {})
+        options = [item for name, value in all_settings.items() for item in ("-c", f"{name}={value}")]
         self.part = Part(
             "postgres",
             [
                 *self._launcher,
-                str(self._binaries / "postgres"),
+                str(self.binaries / "postgres"),
                 "-D",
                 str(self._data),
                 "-p",
                 str(port),
-                *settings,
+                *options,
             ],
             self.ready,
             stop_signal=signal.SIGINT,
@@ -140,7 +156,7 @@ class Postgres:
         write_private(secret, self.passwords[ADMIN])
         if LOWERED[0] in self._launcher:
             os.chown(draft, NOBODY, NOBODY)
-        command = [*self._launcher, str(self._binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
+        command = [*self._launcher, str(self.binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C",
                    "--no-sync"]  # fmt: skip
         try:
@@ -149,7 +165,7 @@ class Postgres:
             secret.unlink()
         if done.returncode:
             shutil.rmtree(draft, ignore_errors=True)
-            raise PostgresMissing(f"initdb of {self._binaries} failed: {(done.stderr or done.stdout).strip()}")
+            raise PostgresMissing(f"initdb of {self.binaries} failed: {(done.stderr or done.stdout).strip()}")
         draft.rename(self._data)
 
     def ready(self) -> bool:
@@ -176,6 +192,19 @@ class Postgres:
                             sql.SQL("create role {} {} password %s").format(role, rights), [self.passwords[name]]
                         )
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
+                cursor.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(APPLICATION)))
+        finally:
+            connection.close()
+        if self._counts_statements:
+            self._create_extensions()
+
+    def _create_extensions(self) -> None:
+        connection = self.connect(ADMIN, APPLICATION)
+        connection.autocommit = True
+        try:
+            with connection.cursor() as cursor:
+                for name in ("pg_stat_statements", "pgstattuple"):
+                    cursor.execute(sql.SQL("create extension if not exists {}").format(sql.Identifier(name)))
         finally:
             connection.close()
 

@@ -4,13 +4,19 @@
 list of `{"method": "PUT", "key": regex, "status": 503, "times": 2, "delay": 0.5, "reset_after": 65536}`. The
 first entry that matches path and query and has `times` left is applied: `delay` (seconds) waits first,
 `status` answers an S3 error, `reset_after` reads that many bytes of the body and cuts the connection, `headers`
-(`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. An empty list ends
-all faults.
+(`{"x-amz-replication-status": "FAILED"}`) are added to moto's answer, for what moto does not do. With `"after": true`
+the request is carried out, and its answer is lost. What a service in JSON is asked for stands behind the query:
+`/?#RedshiftData.ExecuteStatement`; for one that takes forms, `Action=...` does. `code` is the error's name, where
+S3's does not do (`ThrottlingException`). An empty list ends all faults.
+
+The same server answers for the lab's warehouse, once it is told of one: see `dbops_lab.redshift_api`. Glue's runs
+become what `POST /lab/glue` says: see `dbops_lab.glue`.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import re
@@ -23,6 +29,8 @@ import urllib.request
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dbops_lab import glue
+from dbops_lab.redshift_api import RedshiftApi
 from dbops_lab.supervisor import direct
 
 REGION = "eu-west-1"
@@ -52,7 +60,10 @@ class Faults:
                 self._orders = json.loads(body)
             start_response("200 OK", [("Content-Length", "0")])
             return [b""]
-        order = self._match(environ["REQUEST_METHOD"], path + "?" + environ.get("QUERY_STRING", ""))
+        if path == "/lab/glue":
+            return _glue(environ, start_response)
+        target = path + "?" + environ.get("QUERY_STRING", "") + _asked_for(environ)
+        order = self._match(environ["REQUEST_METHOD"], target)
         if order is None:
             return self._app(environ, start_response)
         time.sleep(order.get("delay", 0))
@@ -63,11 +74,18 @@ class Faults:
             return self._app(environ, lambda status, headers, *rest: start_response(status, [*headers, *more], *rest))
         if "status" not in order:
             return self._app(environ, start_response)
-        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        if order.get("after"):
+            b"".join(self._app(environ, lambda status, headers, *rest: None))
+        else:
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         status = order["status"]
-        code = ERRORS.get(status, "InternalError")
-        body = f"<Error><Code>{code}</Code><Message>the lab was told to fail</Message></Error>"
-        start_response(f"{status} Fault", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        code, said = order.get("code", ERRORS.get(status, "InternalError")), "the lab was told to fail"
+        body, kind = f"<Error><Code>{code}</Code><Message>{said}</Message></Error>", "application/xml"
+        if environ.get("HTTP_X_AMZ_TARGET"):
+            body, kind = json.dumps({"__type": code, "message": said}), "application/x-amz-json-1.1"
+        elif "#" in target:
+            body = f"<ErrorResponse>{body}</ErrorResponse>"
+        start_response(f"{status} Fault", [("Content-Type", kind), ("Content-Length", str(len(body)))])
         return [body.encode()]
 
     def _match(self, method: str, target: str) -> dict[str, Any] | None:
@@ -78,6 +96,27 @@ class Faults:
                     order["times"] = order.get("times", 1) - 1
                     return order
         return None
+
+
+def _glue(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    try:
+        orders = json.loads(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
+        status, answer = "200 OK", json.dumps(glue.arrange(orders, REGION))
+    except (KeyError, TypeError, ValueError) as problem:
+        status, answer = "400 Bad Request", json.dumps({"error": f"{type(problem).__name__}: {problem}"})
+    start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
+    return [answer.encode()]
+
+
+def _asked_for(environ: dict[str, Any]) -> str:
+    """What a request asks a service for whose requests all have the same path."""
+    if target := environ.get("HTTP_X_AMZ_TARGET"):
+        return f"#{target}"
+    if environ.get("CONTENT_TYPE", "").startswith("application/x-www-form-urlencoded"):
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return f"#{body.decode()}"
+    return ""
 
 
 def _reset(environ: dict[str, Any], after: int) -> None:
@@ -123,7 +162,8 @@ def serve(port: int, bucket: str) -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    app = Faults(DomainDispatcherApplication(create_backend_app))
+    glue.install()
+    app = Faults(RedshiftApi(DomainDispatcherApplication(create_backend_app)))
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     create_bucket(port, bucket)

@@ -18,17 +18,26 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections
+from dbops_lab import connections, redshift_api
+from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
+from dbops_lab.application.database import CONN_ID, Database
+from dbops_lab.application.etl import Etl
+from dbops_lab.application.publish import Cluster, publish_all
+from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
 from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import read_inbox
 from dbops_lab.redshift.process import StandIn as RedshiftStandIn
+from dbops_lab.redshift_api.data import Place
 from dbops_lab.s3 import BUCKET, REGION
 from dbops_lab.supervisor import Supervisor, direct, free_port
+from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
-__all__ = ["lab_postgres", "lab_redshift", "lab_s3", "lab_supervisor", "receivers"]
+__all__ = [
+    "lab_app", "lab_etl", "lab_postgres", "lab_redshift", "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
+]  # fmt: skip
 
 
 class LabPostgres:
@@ -83,6 +92,70 @@ class LabS3:
     def faults(self, *orders: dict[str, Any]) -> None:
         """Make requests fail as ordered (see dbops_lab.s3); without an order, end all faults."""
         _post(f"{self.endpoint}/lab/faults", orders)
+
+
+def small_world() -> World:
+    """The world that the fixtures share: about 2,000 records, three days of spend."""
+    return World(campaigns=120, line_items=400, creatives=600, days=3)
+
+
+class LabApp:
+    """The platform's application on stand-ins of its own: a seeded database, a cluster that follows it, and a syncer.
+
+    `database`, `cluster` (a stand-in's address) and `world` go into the functions of `dbops_lab.application`. The
+    syncer stands still: `syncer.start()`, or `syncer.step()` and `syncer.wait()`. `connections` holds `dbops_app`,
+    `dbops_syncer` and `aerospike_app`.
+    """
+
+    def __init__(self, database: Database, standin: AerospikeStandIn, world: World) -> None:
+        self.database, self.standin, self.world = database, standin, world
+        self.cluster = Cluster("app", tuple(standin.ports), standin.control)
+        self.syncer = Syncer(database, [self.cluster], token=secrets.token_urlsafe(16))
+        self.control = Control(self.syncer)
+        self.connections = {
+            "dbops_app": postgres_connection(database.info),
+            "dbops_syncer": connections.syncer(self.control.port, self.syncer.token),
+            "aerospike_app": connections.aerospike(standin.ports),
+        }
+        database.create()
+        self.reset()
+
+    def info(self, conn_id: str = CONN_ID) -> ConnectionInfo:
+        return connections.info(conn_id, self.connections[conn_id])
+
+    def reset(self, world: World | None = None) -> None:
+        """Both sides as the world says (another one, if given), no orders, no lag, nothing paused."""
+        self.world = world or self.world
+        self.syncer.close()
+        self.syncer.order()
+        self.syncer.resume()
+        self.syncer.done.clear()
+        self.syncer.lag = 0.0
+        self.database.seed(self.world)
+        publish_all(self.world, [self.cluster])
+
+    def close(self) -> None:
+        self.syncer.close()
+        self.control.close()
+
+
+def postgres_connection(info: ConnectionInfo) -> connections.Connection:
+    return connections.postgres(info.port or 0, info.login or "", info.password or "", info.schema)
+
+
+class LabEtl(Etl):
+    """The ETL of a module's own: bucket prefix, Glue jobs, rule and schema of the warehouse have its `name`.
+
+    Nothing has been run: `etl.run(hour)`, `etl.seed(days)`. `glue`, `events`, `s3` are clients of boto3.
+    """
+
+    def __init__(self, world: World, redshift: LabRedshift) -> None:
+        name = f"etl_{secrets.token_hex(4)}"
+        keys = (connections.ACCESS_KEY, connections.SECRET_KEY)
+        super().__init__(
+            world, redshift.s3.endpoint, redshift.info(), redshift.standin.control, keys=keys, name=name, schema=name
+        )
+        self.create()
 
 
 class LabReceivers:
@@ -199,6 +272,78 @@ def lab_redshift(_redshift: LabRedshift) -> Iterator[LabRedshift]:
     yield _redshift
     _redshift.standin.faults()
     _redshift.standin.serverless(False)
+
+
+class LabRedshiftApi:
+    """The AWS API of the lab's warehouses: cluster `bedrock`; workgroup `bedrock` of namespace `bedrock-serverless`.
+
+    Both hold the data of the same stand-in.
+    """
+
+    cluster = workgroup = "bedrock"
+    namespace = "bedrock-serverless"
+
+    def __init__(self, warehouse: LabRedshift, postgres: LabPostgres, s3: LabS3) -> None:
+        self.warehouse, self.s3, self.connection = warehouse, s3, s3.connection
+        self._port = int(s3.endpoint.rpartition(":")[2])
+        self.place = Place(
+            port=warehouse.port,
+            database=warehouse.database,
+            postgres_port=postgres.port,
+            postgres_database=warehouse.database,
+            admin=(ADMIN, postgres.server.passwords[ADMIN]),
+            owner=warehouse.user,
+            s3_endpoint=s3.endpoint,
+        )
+        redshift_api.register(self._port, self.cluster, self.place)
+        redshift_api.register(self._port, self.namespace, self.place, workgroup=self.workgroup)
+
+    def client(self, service: str) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=self.s3.endpoint,
+            aws_access_key_id=connections.ACCESS_KEY,
+            aws_secret_access_key=connections.SECRET_KEY,
+            region_name=REGION,
+            config=Config(proxies={}, retries={"max_attempts": 1}),
+        )
+
+    def plant(self, id: str, *, source: str | None = None, **words: Any) -> None:
+        """A snapshot with the data of now: `age` seconds old, `status`, `kind` automated or manual, `tags`."""
+        redshift_api.plant(self._port, source or self.cluster, id, **words)
+
+    def take(self, **seconds: float) -> None:
+        """How much longer than the copying a `snapshot` or `restore` takes from now on."""
+        redshift_api.take(self._port, **seconds)
+
+
+@pytest.fixture(scope="session")
+def _redshift_api(_redshift: LabRedshift, lab_postgres: LabPostgres, lab_s3: LabS3) -> LabRedshiftApi:
+    return LabRedshiftApi(_redshift, lab_postgres, lab_s3)
+
+
+@pytest.fixture
+def lab_redshift_api(_redshift_api: LabRedshiftApi) -> Iterator[LabRedshiftApi]:
+    """The AWS API of the lab's warehouses; snapshots and clusters stay from test to test."""
+    yield _redshift_api
+    _redshift_api.take(snapshot=0.0, restore=0.0)
+    _redshift_api.s3.faults()
+
+
+@pytest.fixture(scope="module")
+def lab_app(lab_postgres: LabPostgres) -> Iterator[LabApp]:
+    """The application, its database and its cluster; tests of a module share it, and may `reset` it."""
+    database = Database(lab_postgres.new_database(CONN_ID))
+    with AerospikeStandIn(name="app", namespaces=["bidder", "spend"]) as standin:
+        app = LabApp(database, standin, small_world())
+        yield app
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def lab_etl(_redshift: LabRedshift) -> LabEtl:
+    """The ETL over the same world as `lab_app`'s, in a schema of its own; tests of a module share it."""
+    return LabEtl(small_world(), _redshift)
 
 
 @pytest.fixture(scope="session")

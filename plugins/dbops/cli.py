@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 GROUP = "dbops.commands"
 OWN = {
     "platform": ("dbops.platform.cli:app", "What exists: check the file, prove its RPOs, print the pools."),
-    "backup": ("dbops.backups.cli:app", "Take, list, show, verify, pin and expire backups."),
+    "backup": ("dbops.backups.cli:app", "Take, adopt, list, show, verify, pin and expire backups."),
     "restore": ("dbops.aerospike.cli:app", "Restore a namespace to a point in time."),
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
+    "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
+    "sync": ("dbops.sync.cli:app", "Compare Aerospike with PostgreSQL, and put right what differs."),
+    "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "archive": (
         "dbops.redshift.archive_cli:app",
         "Old days of the warehouse: archive, list, verify, query and restore them.",

@@ -7,11 +7,15 @@ from enum import StrEnum
 
 class Tag(StrEnum):
     AEROSPIKE = "aerospike"
+    POSTGRES = "postgres"
+    SYNC = "sync"
     REDSHIFT = "redshift"
     ARCHIVE = "archive"
     BACKUP = "backup"
     VERIFY = "verify"
     RESTORE = "restore"
     RETENTION = "retention"
+    HEALTH = "health"
+    MAINTENANCE = "maintenance"
     CRITICAL = "critical"
     WARNING = "warning"

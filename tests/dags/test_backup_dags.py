@@ -26,13 +26,14 @@ from dbops.platform.load import DIRECTORY
 from dbops_lab import connections
 from dbops_lab.aerospike.process import StandIn
 from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
+from fake_program import Fake
 from sqlalchemy import Engine, text
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMESPACES = ("bidder", "dmp", "spend")
 RECORDS = 300
 FULL, INCREMENTAL, VERIFY = "aerospike_backup_full_eu", "aerospike_backup_incremental_eu", "aerospike_backup_verify"
-DRILL = "aerospike_restore_drill"
+DRILL, RESTORE = "aerospike_restore_drill", "aerospike_restore"
 PASSWORD = f"planted-{secrets.token_hex(12)}"
 WRONG = f"planted-{secrets.token_hex(12)}"
 
@@ -80,6 +81,9 @@ class World:
     def connect(self, conn_id: str, connection: connections.Connection) -> None:
         for name, value in connections.variables({conn_id: connection}).items():
             self._patch.setenv(name, value)
+
+    def setenv(self, name: str, value: str) -> None:
+        self._patch.setenv(name, value)
 
     def points(self, namespace: str) -> list[catalog.RestorePoint]:
         return catalog.restore_points(self.store, "eu", namespace)
@@ -282,3 +286,39 @@ def test_planted_damage_turns_the_drill_red_with_one_incident(world: World) -> N
         checks = list(connection.execute(text("SELECT ok, unit FROM check_result WHERE name = 'aerospike_rto'")))
     assert [row[0] for row in drills] == ["done", "failed", "done"]
     assert checks == [(True, "s"), (True, "s")]
+
+
+def test_restore_does_what_its_form_says_of_indexes_bins_and_engine(world: World, tmp_path: Path) -> None:
+    client = world.client()
+    client.info_all("sindex-create:namespace=spend;set=things;indexname=by_n;bin=n;type=numeric")
+    try:
+        assert world.run(FULL, namespaces=["spend"], slices=1).state == "success"
+    finally:
+        client.index_remove("spend", "by_n")
+        client.close()
+    assert world.run(VERIFY).state == "success"
+    with StandIn(name="scratch", namespaces=["drill"]) as scratch:
+        world.connect("aerospike_scratch", connections.aerospike(scratch.ports))
+        form = {"cluster": "eu", "namespace": "spend", "target_cluster": "scratch"}
+        liar = Fake(
+            tmp_path, "asrestore",
+            stderr=f"0 UDF file(s), 0 secondary index(es), {RECORDS} record(s) (1 rec/s)\nExpired 0 : skipped 0 : "
+            f"err_ignored 0 : inserted {RECORDS}: failed 0 (existed 0 , fresher 0)\n",
+        )  # fmt: skip
+        world.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert world.run(RESTORE, **form, engine="asrestore").state == "failed"
+        assert "--namespace=spend,drill" in liar.seen["argv"]
+        run = world.run(RESTORE, **form, indexes="before", bins=["n"])
+        assert run.state == "success"
+        states = {task.task_id: task.state for task in run.get_task_instances()}
+        assert (states["indexes_before"], states["indexes"], states["approve"]) == ("success", "skipped", "skipped")
+        there = aerospike.client({"hosts": [("127.0.0.1", scratch.ports[0])]}).connect()
+        found = [bins for _, _, bins in there.query("drill").results()]
+        there.close()
+        assert sorted(bins["n"] for bins in found) == list(range(RECORDS))
+        assert {tuple(bins) for bins in found} == {("n",)}
+    with world.engine.connect() as connection:
+        query = "SELECT outcome, message, details FROM action WHERE name = 'aerospike_restore' ORDER BY started_at"
+        lied, done = connection.execute(text(query)).all()
+    assert (lied.outcome, done.outcome, done.details["indexes"]) == ("failed", "done", ["by_n"])
+    assert f"the target lacks {RECORDS} records" in lied.message

@@ -64,8 +64,18 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "aerospike_restore_drill",
         "backup_retention_apac",
         "backup_retention_eu",
+        "backup_rpo",
+        "postgres_health",
+        "postgres_maintenance",
+        "postgres_report",
         "redshift_archive",
         "redshift_archive_restore",
+        "redshift_maintenance_daily",
+        "redshift_maintenance_monthly",
+        "redshift_maintenance_weekly",
+        "redshift_restore",
+        "redshift_snapshots",
+        "sync_validation",
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -18,7 +17,9 @@ from dbops.backups.store import S3Store, Store, open_store
 from dbops.platform import load_platform
 from dbops_lab import connections
 from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
-from points_world import HOUR, ids, listed, take_chain
+from person import answering
+from points_world import DAY, HOUR, NOW, ids, listed, take_chain
+from restore_documents import put_restore, restores_left
 from sqlalchemy import Engine, text
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -45,11 +46,8 @@ class World:
             task.retry_delay = timedelta(0)  # a rejected approval would be asked for again, and nobody would answer
         if answer is None:
             return dag.test(run_conf=conf)
-        person = threading.Thread(target=respond, args=(answer,), daemon=True)
-        person.start()
-        run = dag.test(run_conf=conf)
-        person.join(5)
-        return run
+        with answering(answer):
+            return dag.test(run_conf=conf)
 
     def states(self, run: Any) -> dict[str, str]:
         return {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
@@ -57,33 +55,6 @@ class World:
     def rows(self, query: str) -> list[Any]:
         with self.engine.connect() as connection:
             return list(connection.execute(text(query)))
-
-
-def respond(answer: str) -> None:
-    """What Airflow's API does with a person's answer."""
-    from airflow.models.hitl import HITLDetail
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.models.trigger import handle_event_submit
-    from airflow.sdk.timezone import utcnow
-    from airflow.triggers.base import TriggerEvent
-    from airflow.utils.session import create_session
-    from airflow.utils.state import TaskInstanceState
-    from sqlalchemy import select
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        time.sleep(0.2)
-        with create_session() as session:
-            waiting = select(TaskInstance).where(TaskInstance.state == TaskInstanceState.AWAITING_INPUT)
-            for ti in session.scalars(waiting):
-                detail = session.get(HITLDetail, ti.id)
-                assert detail is not None
-                detail.responded_by = {"id": "1", "name": "ann"}
-                detail.responded_at = utcnow()
-                detail.chosen_options = [answer]
-                detail.params_input = {}
-                handle_event_submit(TriggerEvent(detail.as_resume_event_payload()), task_instance=ti, session=session)
-                return
 
 
 @pytest.fixture
@@ -105,7 +76,8 @@ def world(
     for name, value in {**connections.variables(uris), **receivers.environment}.items():
         monkeypatch.setenv(name, value)
     store = open_store(load_platform().storage, lab_s3.connection)
-    empty: Callable[[], None] = lambda: store.delete([item.key for item in store.list("aerospike/")])  # noqa: E731
+    prefixes = ("aerospike/", "restores/")
+    empty: Callable[[], None] = lambda: store.delete([item.key for name in prefixes for item in store.list(name)])  # noqa: E731
     empty()
     yield World(store, engine, receivers)
     empty()  # other tests use the same bucket
@@ -144,7 +116,7 @@ def test_old_points_go_with_a_row_each_and_the_bucket_is_kept(world: World) -> N
     stored = json.loads(store.get(rows[0].details["plan"].removeprefix(f"{store.url}/")))
     assert {item["id"]: item["reason"] for item in stored["items"]}[pinned.id].endswith("audit")
     assert isinstance(store, S3Store)
-    assert len(store.lifecycle()["Rules"]) == 2
+    assert len(store.lifecycle()["Rules"]) == 3
     assert world.receivers.inbox() == []
 
 
@@ -209,3 +181,18 @@ def test_replication_is_asked_for_where_it_is_configured(
     run = world.run()
     assert world.states(run)["replication"] == "failed"
     assert other.id in json.dumps(world.receivers.inbox("slack")[0]["message"])
+
+
+def test_what_dry_runs_of_restores_have_left_is_swept_after_the_grace_period(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dry, real = put_restore(world.store, NOW - 9 * DAY, dry_run=True), put_restore(world.store, NOW - 9 * DAY)
+    assert world.run().state == "success"
+    assert restores_left(world.store) == {dry, real}, "both were just written"
+    file = tmp_path / "impatient.yaml"
+    lab = (PROJECT / "include/platform/lab.yaml").read_text()
+    file.write_text(lab.replace("  incremental: 7d\n", "  incremental: 7d\n  grace: 1s\n", 1))
+    monkeypatch.setenv("DBOPS_PLATFORM", str(file))
+    time.sleep(1.1)
+    assert world.run().state == "success"
+    assert restores_left(world.store) == {real}

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from cipher_samples import OTHER_PEM, PEM
 from dbops.aerospike import batches, restore
 from dbops.aerospike.backup import Progress
 from dbops.aerospike.cluster import UnknownNamespace
+from dbops.backups.catalog import lease_key
 from dbops.backups.cipher import NO_KEYS, KeyMissing, Keys, WrongKey
-from dbops.backups.lease import LeaseHeld
-from dbops.backups.restores import RestorePlan, RestoreTarget
+from dbops.backups.lease import Lease, LeaseHeld, current
+from dbops.backups.restores import RestorePlan, RestoreTarget, When
 from dbops.backups.store import LocalStore
 from dbops.errors import FinalError
 from dbops_lab.aerospike.process import Row, StandIn, bins
@@ -34,7 +36,7 @@ forkserver.set_forkserver_preload(["restore_world"])
 
 @pytest.fixture(scope="module")
 def source() -> Iterator[StandIn]:
-    with StandIn(namespaces=[SPACE, "small", "odd"]) as stand_in:
+    with StandIn(namespaces=[SPACE, "small", "odd", "indexed"]) as stand_in:
         stand_in.load(SPACE, "s", rows(range(RECORDS)))
         yield stand_in
 
@@ -223,6 +225,63 @@ def test_a_record_of_a_mebibyte_comes_back(source: StandIn, target: StandIn, tmp
                 client.remove(("small", "large", None, bytearray(digest_of(number))))
 
 
+def test_a_target_that_becomes_full_fails_the_restore_and_says_how_many_records(
+    source: StandIn, target: StandIn, lab: World, small_batches: None
+) -> None:
+    plan = planned(lab, target, DRILL)
+    orders = [True]
+
+    def show(progress: Progress) -> None:
+        if orders and objects(target):
+            target.inject(stop_writes=orders.pop())
+
+    for first, last in plan.slices:
+        restore.restore_slice(access_to(target), lab.store, plan, first, last, on_progress=show)
+    report = restore.check_restore(access_to(target), lab.store, plan)
+    written = objects(target)
+    assert 0 < written < RECORDS
+    assert (report.ok, report.outcomes.failed, report.outcomes.inserted) == (False, RECORDS - written, written)
+    assert "the server has no room" in report.problems[0]
+    target.inject(stop_writes=False)
+    restored(lab, target, DRILL)
+    assert same(source, target)
+
+
+# ---------------------------------------------------------------- indexes
+
+
+def make_index(client: aerospike.Client, space: str, name: str, bin_name: str, kind: str) -> None:
+    """The client's own call waits for two seconds."""
+    command = f"sindex-create:namespace={space};set=s;indexname={name};bin={bin_name};type={kind}"
+    assert all("ok" in str(answer) for answer in client.info_all(command).values())
+
+
+@pytest.mark.parametrize("definitions", ["before", "after"])
+def test_an_index_that_the_target_has_otherwise_is_named_and_with_indexes_first_nothing_is_written(
+    source: StandIn, target: StandIn, tmp_path: Path, definitions: When
+) -> None:
+    source.load("indexed", "s", rows(range(100)))
+    lab = world(source, LocalStore(tmp_path), "indexed")
+    with closing(connect(source.ports[0])) as client, closing(connect(target.ports[0])) as there:
+        make_index(client, "indexed", "by_n", "n", "numeric")
+        make_index(client, "indexed", "by_v", "v", "string")
+        lab.backup(slices=1)
+        client.index_remove("indexed", "by_n")
+        client.index_remove("indexed", "by_v")
+        make_index(there, DRILL, "by_n", "n", "string")
+        make_index(there, DRILL, "by_v", "v", "string")  # the very same one
+        plan = planned(lab, target, DRILL, definitions=definitions)
+        with pytest.raises(
+            restore.RestoreFailed, match=r"index by_n: the server answered .*already exists with different definition"
+        ) as raised:
+            run(lab, target, plan)
+        assert "by_v" not in str(raised.value)
+        assert objects(target) == (0 if definitions == "before" else source.state()["objects"]["indexed"]["s"])
+        there.index_remove(DRILL, "by_n")
+        report = run(lab, target, planned(lab, target, DRILL, definitions=definitions))  # the lease was given back
+        assert (report.ok, report.indexes) == (True, ["by_n", "by_v"])
+
+
 # ---------------------------------------------------------------- damaged backups
 
 
@@ -300,7 +359,44 @@ def test_a_backup_of_the_target_and_a_second_restore_exclude_each_other(target: 
     restore.release_target(lab.store, again)
 
 
+def test_a_long_slice_keeps_the_lease_of_its_target(
+    target: StandIn, lab: World, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore, "LEASE", timedelta(seconds=0.8))
+    monkeypatch.setattr(restore, "_RENEW_SECONDS", 0.1)
+    plan = planned(lab, target, DRILL)
+    key = lease_key("scratch", DRILL)
+    target.inject(delay=0.1)
+    refused: list[float] = []
+    started = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        with pytest.raises(LeaseHeld, match="held by restore-1"):
+            Lease.acquire(lab.store, key, "a backup", timedelta(minutes=1))
+        refused.append(time.monotonic() - started)
+
+    restore.restore_slice(access_to(target), lab.store, plan, *plan.slices[0], on_progress=show, connections=1)
+    assert max(refused) > 1.2
+    assert current(lab.store, key).holder == "restore-1"  # type: ignore[union-attr]
+
+
 # ---------------------------------------------------------------- refused at plan time
+
+
+def test_target_without_room_or_that_stops_writes_is_refused_before_anything_is_touched(
+    target: StandIn, lab: World
+) -> None:
+    text = lab.points[0].manifest.text_bytes
+    target.inject(room_bytes=text // 6)  # of each of three nodes; there are two replicas of each record
+    with pytest.raises(restore.TargetNotUsable, match=r"has room for 0 MB.* times 2 replicas do not fit"):
+        planned(lab, target, DRILL)
+    assert planned(lab, target, DRILL, dry_run=True)
+    target.inject(room_bytes=text // 2, stop_writes=True)
+    with pytest.raises(restore.TargetNotUsable, match=r"takes no writes now \(stop_writes\); make room"):
+        planned(lab, target, DRILL)
+    assert current(lab.store, lease_key("scratch", DRILL)) is None
+    target.inject(stop_writes=False)
+    assert planned(lab, target, DRILL)
 
 
 def test_wrong_or_missing_key_is_refused_before_anything_is_touched(

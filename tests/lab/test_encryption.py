@@ -44,6 +44,7 @@ from dbops.platform.load import DIRECTORY
 from dbops_lab import connections
 from dbops_lab.aerospike.process import StandIn
 from dbops_lab.testing import LabS3
+from restore_world import held, planned, restored
 from typer.testing import CliRunner, Result
 
 SPACES = [f"space{number}" for number in range(20)]
@@ -139,6 +140,29 @@ def test_a_key_is_rotated_within_a_chain_while_the_old_one_is_known(server: Stan
     assert lab.digests(incremental, "deleted") == gone
     assert whole(lab, full)
     assert whole(lab, incremental)
+
+
+def test_a_chain_of_several_keys_is_restored_and_refused_when_one_is_missing(server: StandIn, lab: World) -> None:
+    lab.keys = NO_KEYS
+    lab.backup(track_deletes=True)
+    for keys, changes in ((OLD, range(40)), (ROTATED, range(20, 60))):
+        settle()
+        server.load(lab.namespace, "s", rows(changes, 80))
+        with closing(connect(server.ports[0])) as client:
+            client.remove((lab.namespace, "s", None, bytearray(digest_of(changes.stop + 1000))))
+        lab.keys = keys
+        lab.backup(INCREMENTAL, track_deletes=True)
+    kinds = [point.manifest.encryption for point in lab.points]
+    assert kinds == [None, OLD.encryption, NEW.encryption]
+    target = SPACES[next(_next)]
+    outcomes = restored(lab, server, target)
+    wanted = held(server, lab.namespace)
+    assert held(server, target) == wanted
+    assert (outcomes.inserted, outcomes.deleted, len(wanted)) == (RECORDS - 2, 2, RECORDS - 2)
+    for keys in (OLD, NEW, NO_KEYS):
+        lab.keys = keys
+        with pytest.raises((WrongKey, KeyMissing), match=lab.namespace):
+            planned(lab, server, target, holder="another")
 
 
 @pytest.mark.parametrize(("keys", "track_deletes"), [(NEW, True), (NO_KEYS, False)], ids=["another key", "no key"])

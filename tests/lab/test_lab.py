@@ -27,7 +27,7 @@ from dbops_lab import lab as lab_module
 from dbops_lab.lab import NAMESPACES, NODES, PROJECT, WITH_LOGIN, Lab, NoLab
 from dbops_lab.supervisor import Part, StartFailed, Supervisor, direct, free_port, listens
 
-PARTS = {"postgres", "redshift", "s3", "receivers", "aerospike-eu", "aerospike-apac", "aerospike-scratch"}
+PARTS = {"postgres", "syncer", "redshift", "s3", "receivers", "aerospike-eu", "aerospike-apac", "aerospike-scratch"}
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_it_has_the_dags_and_pools_of_the_lab_and_no_other(client: Client) -> No
     clusters = PLATFORM.aerospike.clusters
     wanted = {f"aerospike_backup_{kind.name}_{cluster.name}" for cluster in clusters for kind in cluster.backup_kinds}
     wanted |= {f"backup_retention_{cluster.name}" for cluster in clusters} | {"aerospike_backup_verify"}
-    wanted |= {"aerospike_restore", "aerospike_restore_drill"}
+    wanted |= {"aerospike_restore", "aerospike_restore_drill", "backup_rpo"}
     client.wait_for_dags([*wanted])
     assert {dag["dag_id"] for dag in client.call("GET", "/api/v2/dags")["dags"]} == wanted
     assert client.call("GET", "/api/v2/importErrors")["import_errors"] == []

@@ -8,6 +8,7 @@ else against the lab's stand-in.
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,12 +21,18 @@ import aerospike
 import pytest
 from aerospike_helpers.operations import map_operations, operations
 from backup_world import INCREMENTAL, LOOPBACK, World, connect, digest_of, rows, s3_store, settle, world
+from cipher_samples import GOLDEN as KEYS
+from cipher_samples import PEM
 from dbops.aerospike import asb, official
+from dbops.aerospike.adopt import adopt, find_files
 from dbops.aerospike.cluster import Access
 from dbops.aerospike.official import OfficialRestoreResult, ProgramFailed
+from dbops.aerospike.restore import plan_restore, run_restore
 from dbops.aerospike.wire import Tls
-from dbops.backups import catalog
+from dbops.backups import catalog, restores
+from dbops.backups.cipher import NO_KEYS, Keys
 from dbops.backups.manifest import Manifest
+from dbops.backups.restores import Policy, RestoreReport, RestoreTarget
 from dbops.backups.store import LocalStore
 from dbops.backups.verify import verify
 from dbops_lab.aerospike.process import StandIn
@@ -36,7 +43,7 @@ ASBACKUP, ASRESTORE = os.environ.get("ASBACKUP"), os.environ.get("ASRESTORE")
 HOST = os.environ.get("AEROSPIKE_HOST")
 PORT = int(os.environ.get("AEROSPIKE_PORT", "3000"))
 NAMESPACE = os.environ.get("AEROSPIKE_NAMESPACE", "bidder")
-SPACES = [f"space{number}" for number in range(12)]
+SPACES = [f"space{number}" for number in range(25)]
 _next = count()
 
 pytestmark = pytest.mark.skipif(
@@ -210,6 +217,103 @@ def test_policies_of_asrestore_are_those_that_are_promised(lab: World, client: a
     assert now() == [original, merged, merged, merged]
     assert restore(lab, manifest, "replace", records=4) == [OfficialRestoreResult(4, 4, 0, 0, 0, 0, 0, 0)]
     assert now() == [original] * 4
+
+
+def back(lab: World, engine: restores.RestoreEngine = "native", **options: Any) -> RestoreReport:
+    """The newest point, read back and restored to its own namespace."""
+    for point in lab.points:
+        assert verify(lab.store, point, keys=lab.keys).problems == []
+    plan = plan_restore(
+        lab.store,
+        lab.cluster_name,
+        lab.namespace,
+        lab.access,
+        RestoreTarget(cluster=lab.cluster_name, namespace=lab.namespace),
+        holder="a test",
+        engine=engine,
+        engine_path=ASRESTORE,
+        keys=lab.keys,
+        **options,
+    )
+    return run_restore(lab.access, lab.store, plan, workers=2, keys=lab.keys)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--parallel=4", "--file-limit=1"],
+        ["--parallel=3", "--compact"],
+        ["--parallel=2", "--file-limit=1", "--compress=zstd"],
+        ["--encrypt=aes128"],
+        ["--parallel=3", "--compress=zstd", "--encrypt=aes256"],
+        ["--output-file"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("engine", ["native", "asrestore"])
+def test_a_folder_of_asbackup_is_adopted_and_restored_to_equal_records(
+    lab: World, client: aerospike.Client, tmp_path: Path, options: list[str], engine: restores.RestoreEngine
+) -> None:
+    fill(client, lab.namespace, range(2000))
+    command = f"sindex-create:namespace={lab.namespace};set=lineitems;indexname=a_idx;bin=number;type=numeric"
+    client.info_all(command)
+    before = held(client, lab.namespace)
+    folder = tmp_path / "theirs"
+    source = folder / "all" if "--output-file" in options else folder
+    where = [f"--output-file={source}"] if "--output-file" in options else [f"--directory={source}"]
+    key = ["--encryption-key-file", str(KEYS / "test_key.pem")] if "--encrypt" in " ".join(options) else []
+    folder.mkdir()
+    ((host, port),) = lab.access.seeds
+    started = datetime.now(UTC)
+    subprocess.run(
+        [str(ASBACKUP), f"--host={host}", f"--port={port}", f"--namespace={lab.namespace}", *where, *key]
+        + [option for option in options if option != "--output-file"],
+        capture_output=True, check=True, timeout=120,
+    )  # fmt: skip
+    lab.keys = Keys.of("aes256", PEM) if key else NO_KEYS
+    manifest = adopt(
+        lab.store, lab.cluster_name, lab.namespace, find_files(str(source)), snapshot_at=started, holder="a person",
+        platform_sha256=lab.platform.sha256, workers=2, keys=lab.keys,
+    )  # fmt: skip
+    assert (manifest.records, manifest.indexes) == (len(before), ["a_idx"])
+    client.index_remove(lab.namespace, "a_idx")
+    empty(client, lab.namespace)
+    try:
+        report = back(lab, engine)
+        assert (report.problems, report.indexes) == ([], ["a_idx"])
+    finally:
+        client.index_remove(lab.namespace, "a_idx")
+    assert report.outcomes.inserted == report.outcomes.read == len(before)
+    assert held(client, lab.namespace) == before
+
+
+def test_asrestore_as_the_engine_of_a_restore_counts_as_ours_does(lab: World, client: aerospike.Client) -> None:
+    fill(client, lab.namespace, range(600))
+    before = held(client, lab.namespace)
+    client.put((lab.namespace, "lineitems", "soon"), {"number": 1}, policy={"ttl": 2})
+    lab.engine, lab.engine_path = "native", None
+    lab.backup(slices=3)
+    time.sleep(2.1)
+    for options in ({"sets": ["odd set"]}, {"bins": ["number"]}, {"sets": ["lineitems"], "bins": ["m", "number"]}, {}):
+        found = []
+        for engine in ("native", "asrestore"):
+            empty(client, lab.namespace)
+            report = back(lab, engine, **options)  # type: ignore[arg-type]
+            assert report.problems == []
+            found.append((report.outcomes.model_dump(exclude={"compared"}), held(client, lab.namespace)))
+        assert found[0] == found[1], options
+    assert found[0][1] == before
+    assert report.outcomes.expired == 1
+
+    key = (lab.namespace, "creatives", 2)
+    client.put(key, {"mine": 1})
+    report = back(lab, "asrestore", policy=Policy.MISSING)
+    assert (report.problems, report.outcomes.existing, report.outcomes.inserted) == ([], 601, 0)
+    report = back(lab, "asrestore", policy=Policy.UPDATE)
+    assert (report.problems, report.outcomes.inserted) == ([], 601)
+    assert client.get(key)[2]["mine"] == 1
+    back(lab, "asrestore")
+    assert "mine" not in client.get(key)[2]
 
 
 def test_expired_and_filtered_records_are_counted(lab: World) -> None:

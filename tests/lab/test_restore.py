@@ -15,6 +15,7 @@ import pytest
 from aerospike_helpers.operations import map_operations
 from backup_world import FULL, INCREMENTAL, World, connect, digest_of, rows, settle, world
 from dbops.aerospike import restore
+from dbops.aerospike.backup import Progress
 from dbops.backups import restores
 from dbops.backups.catalog import BrokenChain, manifest_key
 from dbops.backups.restores import Policy
@@ -169,6 +170,25 @@ def test_full_and_incremental_with_deletes_come_back_record_by_record(
     again = restored(lab, target, drill)
     assert (again.inserted, again.updated) == (0, len(wanted))
     assert held(target, drill) == wanted
+
+
+@pytest.mark.parametrize("definitions", ["before", "after"])
+def test_indexes_are_made_before_or_after_the_records_as_asked(
+    target: StandIn, filled: Filled, drill: str, there: aerospike.Client, definitions: restores.When
+) -> None:
+    plan = planned(filled.lab, target, drill, definitions=definitions)
+    assert ("made before the records" in plan.describe()) == (definitions == "before")
+    seen: list[bool] = []
+
+    def look(progress: Progress) -> None:
+        listed = there.info_all(f"sindex-list:namespace={drill}").values()
+        seen.append("restored_n_idx" in "".join(str(answer) for answer in listed))
+
+    report = restore.run_restore(access_to(target), filled.lab.store, plan, workers=1, on_progress=look)
+    assert (report.ok, report.indexes) == (True, ["restored_n_idx"])
+    assert set(seen) == {definitions == "before"}
+    look(Progress())
+    assert seen[-1]
 
 
 def test_a_slice_is_read_in_ranges_of_bounded_digests_with_the_same_result(

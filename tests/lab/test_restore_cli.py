@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from backup_world import connect, rows, settle
 from dbops import ledger
+from dbops.backups import catalog, lease
+from dbops.backups.in_use import restoring_prefix
 from dbops.backups.store import S3Store
 from dbops.cli import app
 from dbops_lab import connections
@@ -51,7 +53,7 @@ def run(
     def invoke(*args: str, typed: str | None = None) -> Result:
         return CliRunner().invoke(app, [*args], input=typed)
 
-    invoke.engine = engine  # type: ignore[attr-defined]
+    invoke.engine, invoke.store = engine, store  # type: ignore[attr-defined]
     yield invoke
     store.delete([item.key for prefix in ("aerospike/", "restores/") for item in store.list(prefix)])
 
@@ -64,9 +66,13 @@ def test_a_lost_namespace_comes_back_after_its_name_was_typed(run: Run, servers:
     client = connect(servers[0].ports[0])
     settle()
     client.truncate("bidder", None, 0)
-    refused = run("restore", "run", "eu", "bidder", typed="yes\n")
-    assert refused.exit_code == 2
-    assert "nothing was written" in refused.stderr
+    store: S3Store = run.store  # type: ignore[attr-defined]
+    for typed, code, said in (("yes\n", 2, "nothing was written"), ("", 1, "Abort")):
+        refused = run("restore", "run", "eu", "bidder", typed=typed)
+        assert refused.exit_code == code
+        assert said in refused.stderr
+        assert lease.current(store, catalog.lease_key("eu", "bidder")) is None
+        assert list(store.list(restoring_prefix("eu", "bidder"))) == []
     assert not client.query("bidder").results()
     shown = run("restore", "plan", "eu", "bidder", "--json")
     assert json.loads(shown.stdout)["records"] == COUNT
@@ -77,6 +83,14 @@ def test_a_lost_namespace_comes_back_after_its_name_was_typed(run: Run, servers:
     client.close()
     for wrong in ("yesterday", "2026-11-24T06:00:00"):
         assert run("restore", "plan", "eu", "bidder", "--at", wrong).exit_code == 2
+    for option, wrong in (("--policy", "all"), ("--indexes", "never"), ("--engine", "asbackup")):
+        refused = run("restore", "plan", "eu", "bidder", option, wrong)
+        assert refused.exit_code == 2
+        assert f"{wrong!r} is none of" in refused.stderr
+    options = ("--indexes", "before", "--bin", "n", "--set", "s", "--extra-ttl", "60", "--policy", "missing")
+    planned = json.loads(run("restore", "plan", "eu", "bidder", *options, "--json").stdout)
+    assert (planned["definitions"], planned["policy"], planned["extra_ttl"]) == ("before", "missing", 60)
+    assert (planned["bins"], planned["sets"], planned["dry_run"], planned["engine"]) == (["n"], ["s"], True, "native")
     with run.engine.connect() as connection:  # type: ignore[attr-defined]
         found = list(connection.execute(text("SELECT target, outcome FROM action WHERE name = 'aerospike_restore'")))
     assert found == [("eu/bidder", "done")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +14,11 @@ from dbops.backups import catalog
 from dbops.backups.lease import Lease
 from dbops.backups.store import S3Store, Store
 from dbops.cli import app
+from dbops.platform.load import DIRECTORY
 from dbops_lab import connections
 from dbops_lab.testing import LabPostgres, LabS3
-from points_world import HOUR, ids, listed, names_below, take_chain
+from points_world import DAY, HOUR, NOW, ids, listed, names_below, take_chain
+from restore_documents import put_restore, restores_left
 from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
@@ -26,9 +30,13 @@ PLACE = ("eu", "bidder")
 def store(lab_s3: LabS3) -> Iterator[Store]:
     """The bucket of the lab's platform, without backups."""
     store = S3Store(lab_s3.bucket, "", lab_s3.connection)
-    store.delete([item.key for item in store.list("aerospike/")])
+
+    def empty() -> None:
+        store.delete([item.key for prefix in ("aerospike/", "restores/") for item in store.list(prefix)])
+
+    empty()
     yield store
-    store.delete([item.key for item in store.list("aerospike/")])  # other tests use the same bucket
+    empty()  # other tests use the same bucket
 
 
 @pytest.fixture
@@ -169,6 +177,26 @@ def test_pin_and_unpin(run: Run, store: Store) -> None:
     assert "was not pinned" in run("unpin", *PLACE, old.id).stdout
     assert run("retention", "eu", "--yes", "expire 1 restore point").exit_code == 0
     assert old.id not in listed(store)
+
+
+def test_it_sweeps_what_dry_runs_of_restores_have_left(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lab_s3: LabS3
+) -> None:
+    dry, real = put_restore(store, NOW - 9 * DAY, dry_run=True), put_restore(store, NOW - 9 * DAY)
+    file = tmp_path / "impatient.yaml"
+    lab = (DIRECTORY / "lab.yaml").read_text()
+    file.write_text(lab.replace("  incremental: 7d\n", "  incremental: 7d\n  grace: 1s\n", 1))
+    monkeypatch.setenv("DBOPS_PLATFORM", str(file))
+    time.sleep(1.1)
+    assert run("retention", "eu", "--plan").exit_code == 0
+    assert restores_left(store) == {dry, real}
+    lab_s3.faults({"method": "POST", "key": "delete", "status": 403, "times": 9})
+    refused = run("retention", "eu")
+    lab_s3.faults()
+    assert refused.exit_code == 1
+    assert f"restores: {dry}: " in refused.stderr
+    assert run("retention", "eu").exit_code == 0
+    assert restores_left(store) == {real}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ from moto.core import set_initial_no_auth_action_count
 from moto.server import ThreadedMotoServer
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "dags/README.md", "include/iam/README.md"]
+RUNBOOKS = sorted(str(path.relative_to(PROJECT)) for path in (PROJECT / "include/runbooks").glob("*.md"))
+DOCUMENTS = ["README.md", "dags/README.md", "include/iam/README.md", *RUNBOOKS]
 POLICY = PROJECT / "include/iam/backup-policy.json"
 ENCRYPTION_POLICY = PROJECT / "include/iam/encryption-policy.json"
 STORE = PROJECT / "plugins/dbops/backups/store.py"
@@ -91,6 +92,13 @@ def test_backup_times_are_those_of_production(kind: str, production: Platform) -
         assert times(schedule) == told, cluster.name
 
 
+@pytest.mark.parametrize("kind", ["daily", "weekly", "monthly"])
+def test_maintenance_times_are_those_of_production(kind: str, production: Platform) -> None:
+    assert production.redshift is not None
+    told = re.findall(r"\d\d:\d\d", rows()[f"redshift_maintenance_{kind}"][0])
+    assert told == times(getattr(production.redshift.schedules, kind))
+
+
 def test_other_times_and_severities_are_those_of_the_dag_files() -> None:
     for dag_id, cells in rows().items():
         _, call, tree = next(found for found in dags() if found[0].fullmatch(dag_id))
@@ -102,7 +110,9 @@ def test_other_times_and_severities_are_those_of_the_dag_files() -> None:
             and node.func.id == "CronTriggerTimetable"
             and isinstance(node.args[0], ast.Constant)
         ]
-        if crons:
+        if every := re.fullmatch(r"every (\d+) minutes", cells[0]):
+            assert crons == [f"*/{every[1]} * * * *"], dag_id
+        elif crons:
             assert [time for cron in crons for time in times(str(cron))] == re.findall(r"\d\d:\d\d", cells[0]), dag_id
         failure = next(item.value for item in call.keywords if item.arg == "on_failure_callback")
         assert isinstance(failure, ast.Call)
@@ -127,10 +137,9 @@ def told_commands() -> set[tuple[str, ...]]:
         for line in (PROJECT / name).read_text().splitlines():
             first: tuple[str, ...] = ()
             for span in re.findall(r"`([^`]+)`", line):
-                words = words_of(span)
                 if span.startswith("dbops "):
-                    first = words
-                    found.add(words)
+                    first = words_of(span)
+                    found.add(first)
                 elif first and line.startswith("| `dbops") and re.fullmatch(r"[a-z]+", span):
                     found.add((*first[:-1], span))  # `dbops backup list`, `show`
     for line in (PROJECT / "docker-compose.yaml").read_text().splitlines():
@@ -141,8 +150,13 @@ def told_commands() -> set[tuple[str, ...]]:
 
 def words_of(text: str) -> tuple[str, ...]:
     words = takewhile(lambda word: word not in {">", "&&", "|", ";"}, shlex.split(text)[1:])
-    plain = tuple(word for word in words if not word.startswith("-") and word != "...")
-    return plain[:2]  # group and command; what follows is the command's own
+    found: list[str] = []
+    for word in words:
+        if not word.startswith("-") and word != "...":
+            if not hasattr(command_of(tuple(found)), "resolve_command"):
+                break  # groups and the command; what follows is the command's own
+            found.append(word)
+    return tuple(found)
 
 
 def test_commands_exist() -> None:
@@ -152,17 +166,36 @@ def test_commands_exist() -> None:
     assert not missing
 
 
+def test_commands_take_the_options_that_are_told() -> None:
+    told = [
+        shlex.split(span)[1:]
+        for name in DOCUMENTS
+        for span in re.findall(r"`(dbops [^`]+)`", (PROJECT / name).read_text())
+        if " --" in span or " -n" in span
+    ]
+    assert len(told) > 10
+    for words in told:
+        command = command_of(words_of(shlex.join(["dbops", *words])))
+        options = {option for param in command.params for option in param.opts} if command else set()
+        unknown = {word for word in words if word.startswith("-")} - options - {"--lab", "--help"}
+        assert not unknown, (words, unknown)
+
+
 def exists(words: tuple[str, ...]) -> bool:
+    return command_of(words) is not None
+
+
+def command_of(words: tuple[str, ...]) -> Command | None:
     command: Command = typer.main.get_command(app)
     for word in words:
         try:
             _, found, _ = command.resolve_command(Context(command), [word])  # type: ignore[attr-defined]
         except Exception:
-            return False
+            return None
         if found is None:
-            return False
+            return None
         command = found
-    return True
+    return command
 
 
 def test_what_does_not_exist_is_noticed() -> None:
@@ -309,7 +342,7 @@ def test_the_store_works_under_the_policy(enforcing_s3: str, production: Platfor
     assert not store.has_locks()
     assert store.protection("a/large").locked_until is None
     store.set_lifecycle({"Rules": lifecycle_rules("")})
-    assert len(store.lifecycle()["Rules"]) == 2
+    assert len(store.lifecycle()["Rules"]) == 3
     # One by one: for DeleteObjects moto asks for the right on the bucket, where AWS asks for it on each object.
     for name in ("a/large", "a/manifest.json"):
         store.client.delete_object(Bucket=bucket, Key=name)

@@ -13,6 +13,8 @@ POST /inject                         faults; a JSON object with any of
     start_delay    seconds that a started node is not ready (partition-generation -1)
     reform_seconds, migrate_seconds   how long until a changed cluster forms again, and then migrates
     nsup_period    seconds between two looks for expired records; 0 = never, and a TTL is refused
+    room_bytes     what every namespace says it has room for
+    stop_writes    true: writes are refused for want of room (deletes are not), and the namespaces say so
     unavailable    list of partitions that no node has until an empty list is sent
 """
 
@@ -120,9 +122,9 @@ class Control:
                 cluster.clock.offset_ms = round(float(value) * 1000)
             elif name in {"start_delay", "reform_seconds", "migrate_seconds"}:
                 setattr(cluster, name, float(value))
-            elif name == "nsup_period":
+            elif name in {"nsup_period", "room_bytes", "stop_writes"}:
                 for namespace in cluster.namespaces.values():
-                    namespace.nsup_period = int(value)
+                    setattr(namespace, name, type(getattr(namespace, name))(value))
             elif name == "unavailable":
                 cluster.unavailable = {int(pid) for pid in value}
             else:

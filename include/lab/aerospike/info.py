@@ -31,7 +31,6 @@ FEATURES = (
 ENTERPRISE = ("roster", "racks", "rack-ids")
 MAX_UDF = 1 << 20
 INDEX_BYTES, SINDEX_BYTES = 64, 16_777_216  # per record, per index
-DATA_BYTES = 4 << 30  # what a namespace says it has room for
 
 # Histograms of a namespace and the counters that tell whether they were used
 HISTOGRAMS: dict[str, tuple[str, ...]] = {
@@ -211,10 +210,11 @@ class Info:
             "truncate_lut": namespace.truncate_at,
             "index_used_bytes": INDEX_BYTES * (masters + proles),
             "sindex_used_bytes": SINDEX_BYTES * len(cluster.indexes.rows(namespace.name)),
-            "data_total_bytes": DATA_BYTES,
+            "data_total_bytes": namespace.room_bytes,
             "data_used_bytes": used,
-            "data_used_pct": used * 100 // DATA_BYTES,
-            "data_avail_pct": max(0, 87 - used * 100 // DATA_BYTES),
+            "data_used_pct": used * 100 // namespace.room_bytes,
+            "stop_writes": namespace.stop_writes,
+            "data_avail_pct": max(0, 87 - used * 100 // namespace.room_bytes),
             "migrate_tx_partitions_remaining": moving,
             "migrate_rx_partitions_remaining": moving,
             "migrate_fresh_partitions": PARTITIONS,
@@ -239,7 +239,7 @@ class Info:
             "default-ttl": namespace.default_ttl,
             "replication-factor": self.cluster.replicas,
             "nsup-period": namespace.nsup_period,
-            "storage-engine.data-size": DATA_BYTES,
+            "storage-engine.data-size": namespace.room_bytes,
         }
 
     def _get_config(self, _: list[str], parameters: Parameters) -> str:

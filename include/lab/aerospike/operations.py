@@ -32,6 +32,7 @@ from dbops_lab.aerospike.protocol import (
     LONGEST_TTL,
     NIL,
     NO_BINS,
+    NO_ROOM,
     NOT_FOUND,
     OK,
     OP,
@@ -236,6 +237,8 @@ def _write(command: Command, record: Record | None) -> bytes:
     if not command.n_ops:
         raise Refused(PARAMETER)
     namespace = command.namespace
+    if namespace.stop_writes:
+        raise Refused(NO_ROOM)
     replaces = bool(command.info3 & (CREATE_OR_REPLACE | REPLACE_ONLY))
     if record is not None and namespace.has_expired(record.void_time):
         namespace.delete(command.digest, record)

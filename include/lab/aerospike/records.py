@@ -211,6 +211,8 @@ class Namespace:
         self.clock = clock
         self.default_ttl = default_ttl
         self.nsup_period = 120  # seconds between two looks for expired records
+        self.room_bytes = 4 << 30  # what it says it has room for
+        self.stop_writes = False
         self.prefix = field(F_NAMESPACE, self.wire_name) + FIELD.pack(21, F_DIGEST)
         self.digest_at = HEADER_SIZE + len(self.prefix)
         self.partitions = [Partition(self.digest_at) for _ in range(PARTITIONS)]

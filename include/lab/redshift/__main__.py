@@ -20,6 +20,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--postgres-port", type=int, required=True)
     parser.add_argument("--database", required=True)
+    parser.add_argument("--postgres-database", default="", help="what PostgreSQL calls it, if otherwise")
     parser.add_argument("--admin", required=True, help=f"PostgreSQL's administrator; password in {ADMIN_VARIABLE}")
     parser.add_argument("--s3-endpoint", default="", help="for COPY and UNLOAD; keys as boto3 finds them")
     parser.add_argument("--serverless", action="store_true")
@@ -41,6 +42,7 @@ def main() -> None:
     proxy = Proxy(
         postgres_port=arguments.postgres_port,
         database=arguments.database,
+        postgres_database=arguments.postgres_database,
         admin=(arguments.admin, os.environ[ADMIN_VARIABLE]),
         s3_endpoint=arguments.s3_endpoint,
         is_serverless=arguments.serverless,

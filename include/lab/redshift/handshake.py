@@ -52,7 +52,8 @@ def greet(client: Wire, proxy: Proxy) -> Opened | None:
         refuse(client, BackendError("3D000", f'database "{database}" does not exist'))
         return None
     upstream = Wire(proxy.connect_postgres())
-    upstream.write_raw(wire.startup({name: value for name, value in asked.items() if name in PASSED}))
+    passed = {name: value for name, value in asked.items() if name in PASSED}
+    upstream.write_raw(wire.startup(passed | {"database": proxy.postgres_database}))
     upstream.flush()
     found = _authenticate(client, upstream, is_redshift_driver="client_protocol_version" in asked)
     if found is None:

@@ -54,6 +54,12 @@ BEGIN
     VALUES (target, coalesce(pattern.diststyle, 'auto'), pattern.distkey, coalesce(pattern.sortstyle, 'auto'),
             coalesce(pattern.sortkeys, '{}'), coalesce(pattern.encodings, '{}'))
     ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        INSERT INTO rs.privilege
+        SELECT c.oid, d.grantee, d.privilege FROM pg_class c
+        JOIN rs.default_privilege d ON d.owner = c.relowner AND coalesce(d.schema, c.relnamespace) = c.relnamespace
+        WHERE c.oid = target;
+    END IF;
     UPDATE rs.table_note n SET
         diststyle = coalesce(notes ->> 'diststyle', n.diststyle),
         distkey = CASE WHEN notes ? 'distkey' THEN nullif(notes ->> 'distkey', '') ELSE n.distkey END,
@@ -208,8 +214,35 @@ $$;
 -- Which of Redshift's kinds a role of PostgreSQL is here.
 CREATE FUNCTION rs.note_principal(name text, kind text) RETURNS void
 LANGUAGE sql SECURITY DEFINER AS $$
-    INSERT INTO rs.principal SELECT oid, kind FROM pg_roles WHERE rolname = name
+    INSERT INTO rs.principal (id, kind) SELECT oid, kind FROM pg_roles WHERE rolname = name
 $$;
+
+CREATE FUNCTION rs.note_syslog(name text, sees boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user) THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied to alter user';
+    END IF;
+    INSERT INTO rs.principal SELECT oid, 'user', sees FROM pg_roles WHERE rolname = name
+    ON CONFLICT (id) DO UPDATE SET sees_syslog = sees;
+END $$;
+
+CREATE FUNCTION rs.note_default(owner text, schema text, grantee text, privilege text, is_given boolean) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    maker oid := coalesce(owner, quote_ident(session_user))::regrole;
+    place oid := schema::regnamespace;
+    who oid := coalesce(grantee::regrole::oid, 0);
+BEGIN
+    IF NOT pg_has_role(session_user, maker, 'MEMBER') THEN
+        RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = 'permission denied to change default privileges';
+    END IF;
+    DELETE FROM rs.default_privilege d WHERE d.owner = maker AND d.schema IS NOT DISTINCT FROM place
+        AND d.grantee = who AND d.privilege = note_default.privilege;
+    IF is_given THEN
+        INSERT INTO rs.default_privilege VALUES (maker, place, who, note_default.privilege);
+    END IF;
+END $$;
 
 -- A privilege on a table that PostgreSQL does not know; `schema.*` means all tables there, a null grantee PUBLIC.
 CREATE FUNCTION rs.note_privilege(target text, grantee text, privilege text, is_given boolean) RETURNS void
@@ -220,7 +253,7 @@ DECLARE
 BEGIN
     FOR found IN
         SELECT c.oid, c.relowner, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND CASE WHEN right(target, 2) = '.*' THEN quote_ident(n.nspname) = left(target, -2)
+        WHERE c.relkind = 'r' AND CASE WHEN right(target, 2) = '.*' THEN n.oid = left(target, -2)::regnamespace
                                        ELSE c.oid = target::regclass END
     LOOP
         IF NOT pg_has_role(session_user, found.relowner, 'USAGE') THEN

@@ -98,7 +98,7 @@ BEGIN
                     SELECT * FROM json_populate_recordset(null::rs.j_%1$s, rs.told('tail') -> '%1$s')
                     WHERE seq > (SELECT coalesce(max(seq), 0) FROM rs.j_%1$s) AND '%1$s' NOT IN ('scan', 'alert')
                 ) r
-                WHERE username = session_user OR (SELECT usesuper FROM pg_user WHERE usename = session_user)
+                WHERE username = session_user OR rs.sees_all()
             $$ $f$, kind);
     END LOOP;
 END $do$;
@@ -112,7 +112,7 @@ SELECT * FROM json_to_recordset(coalesce(rs.told('sessions'), '[]')) AS s(
     username text, database text, application text, xid bigint, pid int, started timestamp,
         transaction_started timestamp,
     query_id bigint, query_type text, query_started timestamp, querytxt text)
-WHERE username = session_user OR (SELECT usesuper FROM pg_user WHERE usename = session_user);
+WHERE username = session_user OR rs.sees_all();
 GRANT SELECT ON rs.sessions TO PUBLIC;
 
 CREATE FUNCTION rs.utc() RETURNS timestamp LANGUAGE sql VOLATILE AS $$ SELECT clock_timestamp() AT TIME ZONE 'UTC' $$;

@@ -26,11 +26,12 @@ class StandInError(Exception):
 
 def command(
     *, port: int, control_port: int, postgres_port: int, database: str, admin: str, s3_endpoint: str = "",
-    is_serverless: bool = False,
+    is_serverless: bool = False, postgres_database: str = "",
 ) -> list[str]:  # fmt: skip
     words = [sys.executable, "-m", "dbops_lab.redshift", "--port", str(port), "--control-port", str(control_port)]
     words += ["--postgres-port", str(postgres_port), "--database", database, "--admin", admin]
     words += ["--s3-endpoint", s3_endpoint] if s3_endpoint else []
+    words += ["--postgres-database", postgres_database] if postgres_database else []
     return [*words, "--serverless"] if is_serverless else words
 
 
@@ -52,10 +53,11 @@ class StandIn:
         port: int = 0,
         control_port: int = 0,
         is_serverless: bool = False,
+        postgres_database: str = "",
     ) -> None:
         words = command(
             port=port, control_port=control_port, postgres_port=postgres_port, database=database, admin=admin[0],
-            s3_endpoint=s3_endpoint, is_serverless=is_serverless,
+            s3_endpoint=s3_endpoint, is_serverless=is_serverless, postgres_database=postgres_database,
         )  # fmt: skip
         environment = os.environ | {ADMIN_VARIABLE: admin[1], S3_KEY: s3_keys[0], S3_SECRET: s3_keys[1]}
         self._problems = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()

@@ -29,6 +29,8 @@ OPTIONS = (
 class Proxy:
     """One Redshift database in front of one of PostgreSQL.
 
+    :param database: as clients name it.
+    :param postgres_database: as PostgreSQL names it, if otherwise: a restored warehouse keeps the name of its source.
     :param admin: role and password of PostgreSQL's administrator, for what the clients' roles may not.
     :param s3_endpoint: empty = COPY and UNLOAD are refused.
     """
@@ -39,10 +41,12 @@ class Proxy:
         postgres_port: int,
         database: str,
         admin: tuple[str, str],
+        postgres_database: str = "",
         s3_endpoint: str = "",
         is_serverless: bool = False,
     ) -> None:
         self.database = database
+        self.postgres_database = postgres_database or database
         self.is_serverless = is_serverless
         self.faults = Faults()
         self._s3_endpoint = s3_endpoint
@@ -51,7 +55,7 @@ class Proxy:
         self._sessions: dict[tuple[int, bytes], Session] = {}
         self._lock = threading.Lock()
         with contextlib.closing(self.connect_admin()) as connection:
-            catalog.install(connection, database)
+            catalog.install(connection, self.postgres_database)
         self.journal = Journal(self.connect_admin)
         self._listener: socket.socket | None = None
         self._is_closed = threading.Event()
@@ -68,8 +72,10 @@ class Proxy:
 
     def connect_admin(self) -> psycopg2.extensions.connection:
         role, password = self._admin
-        connection = psycopg2.connect(host=LOOPBACK, port=self._postgres_port, user=role, password=password,
-                                      dbname=self.database, application_name="rs", options=OPTIONS)  # fmt: skip
+        connection = psycopg2.connect(
+            host=LOOPBACK, port=self._postgres_port, user=role, password=password, dbname=self.postgres_database,
+            application_name="rs", options=OPTIONS,
+        )  # fmt: skip
         connection.autocommit = True
         return connection
 

@@ -35,9 +35,39 @@ CREATE TABLE rs.change (
 CREATE INDEX change_of ON rs.change (relid);
 
 -- Users, groups and roles are roles of PostgreSQL; which is which, and what they may beyond PostgreSQL's privileges.
-CREATE TABLE rs.principal (id oid PRIMARY KEY, kind text NOT NULL);
+CREATE TABLE rs.principal (id oid PRIMARY KEY, kind text NOT NULL, sees_syslog boolean NOT NULL DEFAULT false);
 CREATE TABLE rs.privilege (relid oid NOT NULL, grantee oid NOT NULL, privilege text NOT NULL);
 CREATE TABLE rs.system_privilege (grantee oid NOT NULL, privilege text NOT NULL);
 CREATE VIEW rs.system_privileges AS
     SELECT s.grantee, s.privilege FROM rs.system_privilege s JOIN pg_roles r ON r.oid = s.grantee;
 GRANT SELECT ON rs.system_privileges TO PUBLIC;
+-- What a user's new tables are granted with, where PostgreSQL has no default privilege for it; a null schema = any.
+CREATE TABLE rs.default_privilege (owner oid NOT NULL, schema oid, grantee oid NOT NULL, privilege text NOT NULL);
+
+-- The roles that Redshift has from the beginning. They are of PostgreSQL's server, so another database may have made them.
+DO $do$
+DECLARE
+    role text;
+BEGIN
+    FOREACH role IN ARRAY '{sys:monitor,sys:operator,sys:dba,sys:secadmin,sys:superuser}'::text[] LOOP
+        BEGIN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END;
+        INSERT INTO rs.principal (id, kind) VALUES (quote_ident(role)::regrole, 'role');
+        INSERT INTO rs.system_privilege SELECT quote_ident(role)::regrole, p.privilege
+        FROM unnest('{ACCESS SYSTEM TABLE,ACCESS CATALOG}'::text[]) p(privilege)
+        UNION ALL
+        SELECT quote_ident(role)::regrole, p.privilege FROM unnest('{VACUUM,ANALYZE,CANCEL}'::text[]) p(privilege)
+        WHERE role IN ('sys:operator', 'sys:dba', 'sys:superuser');
+    END LOOP;
+END $do$;
+
+-- Whether a user sees what others did: superusers, SYSLOG ACCESS UNRESTRICTED, and roles such as sys:monitor.
+CREATE FUNCTION rs.sees_all() RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)
+        OR EXISTS (SELECT FROM rs.principal p JOIN pg_roles r ON r.oid = p.id WHERE r.rolname = session_user AND p.sees_syslog)
+        OR EXISTS (SELECT FROM rs.system_privileges s
+                   WHERE s.privilege = 'ACCESS SYSTEM TABLE' AND pg_has_role(session_user, s.grantee, 'MEMBER'))
+$$;

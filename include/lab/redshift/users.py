@@ -44,9 +44,10 @@ def create(reader: Reader) -> tuple[str, str]:
     role = identifier(name)
     note = f"PERFORM rs.note_principal({text(name)}, {text(kind)})"
     if kind == "user":
+        syslog = _syslog(reader, name)
         options, groups = _user_options(reader, is_new=True)
         joins = [f"GRANT {identifier(group)} TO {role}" for group in groups]
-        return body(f"CREATE ROLE {role} LOGIN {options}", note, *joins), "CREATE USER"
+        return body(f"CREATE ROLE {role} LOGIN {options}", note, *syslog, *joins), "CREATE USER"
     members: list[str] = []
     if kind == "group":
         reader.accept("with")
@@ -61,7 +62,8 @@ def alter(reader: Reader) -> tuple[str, str]:
     """`ALTER USER|GROUP ...`."""
     reader.expect("alter")
     kind = reader.one_of("user", "group", "role")
-    role = identifier(reader.name())
+    name = reader.name()
+    role = identifier(name)
     if reader.accept("rename", "to"):
         return f"ALTER ROLE {role} RENAME TO {identifier(reader.name())}", f"ALTER {kind.upper()}"
     if kind == "group":
@@ -75,8 +77,10 @@ def alter(reader: Reader) -> tuple[str, str]:
         return body("NULL"), "ALTER ROLE"
     if word(reader.next) in ("set", "reset"):
         raise unsupported("ALTER USER ... SET")
+    syslog = _syslog(reader, name)
     options, _ = _user_options(reader, is_new=False)
-    return f"ALTER ROLE {role} {options}", "ALTER USER"
+    changes = [f"ALTER ROLE {role} {options}"] if options else []
+    return body(*changes, *syslog), "ALTER USER"
 
 
 def drop(reader: Reader) -> tuple[str, str]:
@@ -89,6 +93,25 @@ def drop(reader: Reader) -> tuple[str, str]:
         reader.one_of("force", "restrict")
     _done(reader)
     return f"DROP ROLE {optional}{', '.join(map(identifier, names))}", f"DROP {kind.upper()}"
+
+
+def _syslog(reader: Reader, name: str) -> list[str]:
+    """What notes SYSLOG ACCESS, which may stand anywhere among the options."""
+    words = [word(node) for node in reader.nodes[reader.at :]]
+    for at in range(len(words)):
+        if words[at : at + 2] == ["syslog", "access"]:
+            sees = words[at + 2 : at + 3] == ["unrestricted"]
+            return [f"PERFORM rs.note_syslog({text(name)}, {str(sees).lower()})"]
+    return []
+
+
+def _role(reader: Reader) -> str:
+    """A role's name; those of Redshift itself have a colon, and are written without quotes."""
+    name = reader.name()
+    if name == "sys" and symbol(reader.next) == ":":
+        reader.take()
+        return f"sys:{reader.name()}"
+    return name
 
 
 def _user_options(reader: Reader, *, is_new: bool) -> tuple[str, list[str]]:
@@ -178,11 +201,11 @@ def grant(reader: Reader) -> tuple[str, str]:
 
 
 def _grant_roles(reader: Reader, verb: str) -> tuple[str, str]:
-    roles = [reader.name()]
+    roles = [_role(reader)]
     while symbol(reader.next) == ",":
         reader.take()
         reader.accept("role")
-        roles.append(reader.name())
+        roles.append(_role(reader))
     reader.expect("to" if verb == "grant" else "from")
     grantees = _grantees(reader)
     option = " WITH ADMIN OPTION" if reader.accept("with", "admin", "option") else ""
@@ -300,11 +323,15 @@ def default_privileges(reader: Reader) -> tuple[str, str]:
     """`ALTER DEFAULT PRIVILEGES [FOR USER u] [IN SCHEMA s] GRANT|REVOKE ... ON TABLES ...`."""
     reader.expect("alter", "default", "privileges")
     parts = ["ALTER DEFAULT PRIVILEGES"]
+    owners: list[str] = []
+    schemas: list[str] = []
     if reader.accept("for"):
         reader.expect("user")
-        parts.append(f"FOR ROLE {', '.join(map(identifier, _names(reader)))}")
+        owners = list(map(identifier, _names(reader)))
+        parts.append(f"FOR ROLE {', '.join(owners)}")
     if reader.accept("in", "schema"):
-        parts.append(f"IN SCHEMA {', '.join(map(identifier, _names(reader)))}")
+        schemas = list(map(identifier, _names(reader)))
+        parts.append(f"IN SCHEMA {', '.join(schemas)}")
     verb = reader.one_of("grant", "revoke")
     privileges = _privileges(reader)
     reader.expect("on", "tables")
@@ -312,12 +339,24 @@ def default_privileges(reader: Reader) -> tuple[str, str]:
     grantees = _grantees(reader)
     _done(reader)
     native = [name.upper() for name, _ in privileges if name in NATIVE or name == "all"]
-    if len(native) != len(privileges):
+    beside = [name for name, _ in privileges if name in BESIDE]
+    if len(native) + len(beside) != len(privileges):
         raise unsupported("default privileges of this kind")
-    parts.append(
-        f"{verb.upper()} {', '.join(native)} ON TABLES {'TO' if verb == 'grant' else 'FROM'} {', '.join(grantees)}"
-    )
-    return " ".join(parts), "ALTER DEFAULT PRIVILEGES"
+    statements = []
+    if native:
+        way = "TO" if verb == "grant" else "FROM"
+        parts.append(f"{verb.upper()} {', '.join(native)} ON TABLES {way} {', '.join(grantees)}")
+        statements.append(" ".join(parts))
+    for owner in owners or [None]:
+        for schema in schemas or [None]:
+            for grantee in grantees:
+                who = None if grantee == "PUBLIC" else grantee
+                places = ["NULL" if place is None else text(place) for place in (owner, schema, who)]
+                given = str(verb == "grant").lower()
+                statements += [
+                    f"PERFORM rs.note_default({', '.join(places)}, {text(name.upper())}, {given})" for name in beside
+                ]
+    return body(*statements), "ALTER DEFAULT PRIVILEGES"
 
 
 def is_principal(nodes: list[Node]) -> bool:

@@ -456,8 +456,10 @@ class _Reader:
         while self.peek(1) == b"#":
             if named is None and self.peek(12) == b"# namespace ":
                 self.take(12, "")
+                where = self.line, self.offset
                 named = self.name(b"\n", version == "3.0", "a namespace")
                 if namespace is not None and named != namespace:
+                    self.line, self.offset = where
                     self.fail(f"a backup of namespace {namespace}", named.encode(errors="surrogateescape"))
             elif not first_file and self.peek(13) == b"# first-file\n":
                 self.take(13, "")

@@ -164,6 +164,10 @@ def _parent(
     if parent is None:
         log.warning("%s/%s has no full backup to build on: this one is full", cluster, namespace.name)
         return None
+    if parent.manifest.is_adopted:
+        # When it began is what a person said: were that too late, what changed before would be in neither.
+        log.warning("%s of %s/%s was adopted: this backup is full", parent.id, cluster, namespace.name)
+        return None
     if restored is not None and restored >= parent.snapshot_at:
         log.warning("%s/%s was restored to at %s: this backup is full", cluster, namespace.name, f"{restored:%FT%TZ}")
         return None

@@ -24,7 +24,7 @@ _BYTES = 512 << 10
 _HEAD = 40  # of a batch message, before its rows
 _SAMPLES = 64  # records that are read back
 _NAMED = 100  # failures that are named
-_EXPIRES_SOON = 86400
+EXPIRES_SOON = 86400
 
 _NOT_FOUND, _GENERATION, _EXISTS = 2, 3, 5
 _AGAIN = np.array([7, 9, 11, 14, 18, kernel.UNANSWERED], np.uint8)  # time-outs, partition away, hot key, overload
@@ -201,7 +201,7 @@ class Writer:
         inserted = int((generations[fine] == 1).sum())
         with self._lock:
             kernel.add_present(
-                batch.out, batch.rows, present, batch.count, self.now() + _EXPIRES_SOON,
+                batch.out, batch.rows, present, batch.count, self.now() + EXPIRES_SOON,
                 self.counts, self.fingerprints, self.expiring,
             )  # fmt: skip
             self.outcomes["inserted"] += inserted

@@ -6,8 +6,12 @@ import json
 import os
 import socket
 import uuid
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -23,6 +27,7 @@ from dbops.backups.cli import (
     open_keys,
     open_ledger,
     places,
+    point_in_time,
     print_rows,
     progress_bars,
 )
@@ -31,7 +36,7 @@ from dbops.platform import SCRATCH, Platform, load_platform
 
 if TYPE_CHECKING:
     from dbops.aerospike.cluster import Access
-    from dbops.backups.restores import RestorePlan, RestoreReport
+    from dbops.backups.restores import RestoreEngine, RestorePlan, RestoreReport, When
 
 app = typer.Typer(help="Restore a namespace to a point in time.", no_args_is_help=True)
 drill_app = typer.Typer(help="Restore for practice: to the scratch cluster, compared and timed.", no_args_is_help=True)
@@ -46,29 +51,90 @@ Policy = Annotated[str, typer.Option(help="replace, update, missing or newer; se
 Sets = Annotated[list[str] | None, typer.Option("--set", help="Only this set; may be repeated.")]
 Bins = Annotated[list[str] | None, typer.Option("--bin", help="Only this bin; may be repeated.")]
 ExtraTtl = Annotated[int, typer.Option(min=0, help="Seconds that records which expire live longer.")]
+Indexes = Annotated[str, typer.Option(help="Make indexes and UDFs after the records, or before them.")]
+Engine = Annotated[str, typer.Option(help="native, or asrestore: Aerospike's program writes; full points only.")]
 Unverified = Annotated[bool, typer.Option("--allow-unverified", help="Also points that were never read back.")]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """The arguments and options of a restore, as `plan` and `run` take them."""
+
+    cluster: Cluster
+    namespace: NamespaceName
+    id: Point = None
+    at: At = None
+    to: To = None
+    to_namespace: ToNamespace = None
+    policy: Policy = "replace"
+    sets: Sets = None
+    bins: Bins = None
+    extra_ttl: ExtraTtl = 0
+    indexes: Indexes = "after"
+    engine: Engine = "native"
+    allow_unverified: Unverified = False
+
+    def plan(self, platform: Platform, dry_run: bool) -> tuple[RestorePlan, Access]:
+        from dbops.aerospike.restore import plan_restore
+        from dbops.backups.restores import POLICIES, RestoreTarget
+        from dbops.backups.restores import Policy as Policies
+
+        for option, value, known in (
+            ("--policy", self.policy, list(POLICIES)),
+            ("--indexes", self.indexes, ["after", "before"]),
+            ("--engine", self.engine, ["native", "asrestore"]),
+        ):
+            if value not in known:
+                raise typer.BadParameter(f"{value!r} is none of {', '.join(known)}", param_hint=option)
+        source = platform.aerospike.cluster(self.cluster)
+        source.namespace(self.namespace)
+        target = self.to or self.cluster
+        scratch = platform.aerospike.scratch
+        access = open_access(platform, target)
+        default = scratch.namespace if target == SCRATCH and scratch else self.namespace
+        made = plan_restore(
+            open_bucket(platform),
+            self.cluster,
+            self.namespace,
+            access,
+            RestoreTarget(cluster=target, namespace=self.to_namespace or default, is_scratch=target == SCRATCH),
+            holder=_holder("dbops restore"),
+            id=self.id,
+            at=point_in_time(self.at, "--at") if self.at else None,
+            policy=Policies(self.policy),
+            sets=self.sets or (),
+            bins=self.bins or (),
+            extra_ttl=timedelta(seconds=self.extra_ttl),
+            dry_run=dry_run,
+            allow_unverified=self.allow_unverified,
+            definitions=cast("When", self.indexes),
+            engine=cast("RestoreEngine", self.engine),
+            engine_path=source.asrestore_path,
+            keys=open_keys(platform),
+        )
+        return made, access
+
+
+def takes_wanted(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its first parameter, a `Wanted`, in that one's place."""
+    shared = signature(Wanted, eval_str=True).parameters
+    own = list(signature(command, eval_str=True).parameters.values())[1:]
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        command(Wanted(**{name: given.pop(name) for name in shared}), **given)
+
+    parameters = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in (*shared.values(), *own)]
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
+
+
 @app.command()
-def plan(
-    cluster: Cluster,
-    namespace: NamespaceName,
-    id: Point = None,
-    at: At = None,
-    to: To = None,
-    to_namespace: ToNamespace = None,
-    policy: Policy = "replace",
-    sets: Sets = None,
-    bins: Bins = None,
-    extra_ttl: ExtraTtl = 0,
-    allow_unverified: Unverified = False,
-    as_json: Json = False,
-) -> None:
+@takes_wanted
+def plan(wanted: Wanted, as_json: Json = False) -> None:
     """Show what a restore would do, after all its checks; write nothing."""
-    platform = load_platform()
-    made, _ = _plan(
-        platform, cluster, namespace, id, at, to, to_namespace, policy, sets, bins, extra_ttl, allow_unverified, True
-    )
+    made, _ = wanted.plan(load_platform(), dry_run=True)
     if as_json:
         typer.echo(json.dumps(made.model_dump(mode="json"), indent=2))
     else:
@@ -76,18 +142,9 @@ def plan(
 
 
 @app.command()
+@takes_wanted
 def run(
-    cluster: Cluster,
-    namespace: NamespaceName,
-    id: Point = None,
-    at: At = None,
-    to: To = None,
-    to_namespace: ToNamespace = None,
-    policy: Policy = "replace",
-    sets: Sets = None,
-    bins: Bins = None,
-    extra_ttl: ExtraTtl = 0,
-    allow_unverified: Unverified = False,
+    wanted: Wanted,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read everything, count, write nothing.")] = False,
     confirm: Annotated[
         str | None, typer.Option(help="The target as CLUSTER/NAMESPACE, in place of typing it when asked.")
@@ -102,19 +159,17 @@ def run(
     from dbops.ledger import record_action
 
     platform = load_platform()
-    made, access = _plan(
-        platform, cluster, namespace, id, at, to, to_namespace, policy, sets, bins, extra_ttl, allow_unverified, dry_run
-    )
-    store, keys, ledger = open_bucket(platform), open_keys(platform), open_ledger(platform)
-    if made.needs_approval:
-        errors.print(Markdown(made.describe()))
-        typed = confirm if confirm is not None else typer.prompt(f"Type {made.target.text} to restore to it", err=True)
-        if typed != made.target.text:
-            release_target(store, made)
-            raise ConfigurationError(f"restore to {made.target.text}: {typed!r} was typed; nothing was written")
+    made, access = wanted.plan(platform, dry_run)
+    store = open_bucket(platform)
+    try:
+        keys, ledger = open_keys(platform), open_ledger(platform)
+        _confirm(made, confirm)
+    except BaseException:  # Ctrl-C at the prompt too
+        release_target(store, made)
+        raise
     with progress_bars(made.target.text, as_json) as show:
         report = run_restore(
-            access, store, made, workers=platform.aerospike.cluster(cluster).workers, keys=keys, on_progress=show
+            access, store, made, workers=platform.aerospike.cluster(wanted.cluster).workers, keys=keys, on_progress=show
         )
     if ledger is not None:
         try:
@@ -201,67 +256,21 @@ def run_drills(
         raise typer.Exit(1)
 
 
+def _confirm(plan: RestorePlan, given: str | None) -> None:
+    """A person, or a script that knows the target, agrees to what is about to be written.
+
+    :raises ConfigurationError: not so.
+    """
+    if not plan.needs_approval:
+        return
+    errors.print(Markdown(plan.describe()))
+    typed = given if given is not None else typer.prompt(f"Type {plan.target.text} to restore to it", err=True)
+    if typed != plan.target.text:
+        raise ConfigurationError(f"restore to {plan.target.text}: {typed!r} was typed; nothing was written")
+
+
 def _holder(what: str) -> str:
     return f"{what} on {socket.gethostname()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
-
-
-def _at(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter("write it as 2026-11-24T06:00:00Z", param_hint="--at") from None
-    if found.tzinfo is None:
-        raise typer.BadParameter("has no time zone: add Z or an offset such as +02:00", param_hint="--at")
-    return found.astimezone(UTC)
-
-
-def _plan(
-    platform: Platform,
-    cluster: str,
-    namespace: str,
-    id: str | None,
-    at: str | None,
-    to: str | None,
-    to_namespace: str | None,
-    policy: str,
-    sets: list[str] | None,
-    bins: list[str] | None,
-    extra_ttl: int,
-    allow_unverified: bool,
-    dry_run: bool,
-) -> tuple[RestorePlan, Access]:
-    from dbops.aerospike.restore import plan_restore
-    from dbops.backups.restores import POLICIES, RestoreTarget
-    from dbops.backups.restores import Policy as Policies
-
-    if policy not in list(POLICIES):
-        raise typer.BadParameter(f"{policy!r} is none of {', '.join(POLICIES)}", param_hint="--policy")
-    source = platform.aerospike.cluster(cluster)
-    source.namespace(namespace)
-    target = to or cluster
-    scratch = platform.aerospike.scratch
-    access = open_access(platform, target)
-    default = scratch.namespace if target == SCRATCH and scratch else namespace
-    made = plan_restore(
-        open_bucket(platform),
-        cluster,
-        namespace,
-        access,
-        RestoreTarget(cluster=target, namespace=to_namespace or default, is_scratch=target == SCRATCH),
-        holder=_holder("dbops restore"),
-        id=id,
-        at=_at(at),
-        policy=Policies(policy),
-        sets=sets or (),
-        bins=bins or (),
-        extra_ttl=timedelta(seconds=extra_ttl),
-        dry_run=dry_run,
-        allow_unverified=allow_unverified,
-        keys=open_keys(platform),
-    )
-    return made, access
 
 
 def _show(report: RestoreReport, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import selectors
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,8 @@ class Drain:
         *,
         filter_expression: bytes = b"",
         no_bins: bool = False,
+        set_name: str = "",
+        bins: Sequence[str] = (),
         records_per_second: int = 0,
         on_block: Callable[[], None] = lambda: None,
         patience: float = PATIENCE_SECONDS,
@@ -151,6 +153,7 @@ class Drain:
             output,
         )
         self.filter_expression, self.no_bins = filter_expression, no_bins
+        self.set_name, self.bins = set_name, bins
         self.records_per_second, self.on_block, self.patience = records_per_second, on_block, patience
         self.resumed = 0
         self._owners: list[str] | None = None
@@ -258,6 +261,8 @@ class Drain:
                     [self.tally.last[partition].tobytes() for partition in resume],
                     filter_expression=self.filter_expression,
                     no_bins=self.no_bins,
+                    set_name=self.set_name,
+                    bins=self.bins,
                     records_per_second=max(1, self.records_per_second // nodes) if self.records_per_second else 0,
                 )
             )

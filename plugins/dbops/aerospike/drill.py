@@ -179,7 +179,6 @@ def newest_points(store: Store, places: Iterable[tuple[str, str]]) -> list[dict[
     """The newest verified restorable point of each (cluster, namespace); places without one are left out."""
     found = []
     for cluster, namespace in places:
-        points = [point for point in catalog.restore_points(store, cluster, namespace) if point.verified]
-        if newest := catalog.latest(points):
+        if newest := catalog.newest_verified(store, cluster, namespace).point:
             found.append({"cluster": cluster, "namespace": namespace, "id": newest.id})
     return found

@@ -16,18 +16,22 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbops.aerospike import asb, kernel
-from dbops.aerospike.backup import OnProgress, Progress, no_progress
+from dbops import __version__
+from dbops.aerospike import asb, kernel, official
+from dbops.aerospike.backup import OnProgress, Progress, no_progress, partition_slices
 from dbops.aerospike.batches import RestoreStopped, Writer
 from dbops.aerospike.cluster import Access, Cluster
 from dbops.aerospike.digests import BLOCK, DIGEST
 from dbops.aerospike.drain import Drain, Output, Tally
+from dbops.aerospike.program_writer import ProgramWriter
+from dbops.aerospike.scan import Records
 from dbops.aerospike.wire import PARTITIONS
 from dbops.backups import catalog, restores
 from dbops.backups.cipher import NO_KEYS, Keys
@@ -37,23 +41,27 @@ from dbops.backups.manifest import Manifest, ObjectEntry
 from dbops.backups.restores import (
     Outcomes,
     Policy,
+    RestoreEngine,
     RestorePlan,
     RestoreReport,
     RestoreSliceResult,
     RestoreTarget,
+    When,
 )
 from dbops.backups.store import Store
 from dbops.backups.stream import StoredStream
-from dbops.errors import FinalError
+from dbops.errors import DbopsError, FinalError
 
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 120.0
 LEASE = timedelta(minutes=15)
 CONNECTIONS = 4  # per slice: batches on their way at once
+_READINGS = 4  # how often files that share partitions are read at most, for the sake of more slices
+_SLICE_BYTES = 32 << 20  # of their text, in a slice at least
+_SLICES = 256  # of them at most
 _KEPT = timedelta(hours=24)  # from the last renewal: a person may have to approve the plan first
 _RENEW_SECONDS = 240.0
-_READ = 1 << 20
 _REMEMBERED = 1 << 20  # digests of newer points in memory at once; 32 bytes each
 _NAMED = 100  # failures of a slice that are named
 
@@ -125,14 +133,22 @@ def plan_restore(
     extra_ttl: timedelta = timedelta(0),
     dry_run: bool = False,
     allow_unverified: bool = False,
+    definitions: When = "after",
+    engine: RestoreEngine = "native",
+    engine_path: str | None = None,
     keys: Keys = NO_KEYS,
 ) -> RestorePlan:
     """Decide what a restore writes, check that the target can take it, and lease the target.
 
+    When it fails it holds nothing. Whoever does not go through with the plan gives it back: `release_target`.
+
     :param access: of the target.
     :param id: the restore point; else `at`, a point in time; else the newest.
     :param holder: who takes the lease of the target; the same text in a retry takes it over.
-    :raises NotRestorable, BrokenChain: nothing fits, or it was never verified.
+    :param definitions: when indexes and UDFs are made, before or after the records are written.
+    :param engine: what writes the records; `engine_path` is where the workers have that program, None: on their PATH.
+    :raises NotRestorable, BrokenChain: nothing fits, or it was never verified, or the engine cannot restore it.
+    :raises ProgramUnusable: the engine is a program that is not there, or too old.
     :raises KeyMissing, WrongKey: a point is encrypted with a key that is not among `keys`.
     :raises TargetNotUsable, UnknownNamespace, ClusterUnreachable, ClusterNotReady: nothing was touched.
     :raises LeaseHeld: a backup of the target or another restore runs.
@@ -143,6 +159,16 @@ def plan_restore(
     what = f"restore {cluster}/{namespace} {newest.id} to {target.text}"
     unverified = [point.id for point in chain if point.verified is None]
     warnings = []
+    version = __version__
+    if engine != "native":
+        if len(chain) > 1:
+            raise NotRestorable(
+                f"{what}: with {engine} only a full point can be restored, this one is a chain of {len(chain)}: the "
+                "program writes older forms of records over newer ones, and cannot delete; use the engine native"
+            )
+        version = official.find_program(engine, engine_path).version
+        if policy is Policy.NEWER:
+            warnings.append(f"{engine} leaves the bins that the backup does not have in records that it replaces")
     if unverified and not allow_unverified:
         raise NotRestorable(
             f"{what}: {', '.join(unverified)} were never read back; run `dbops backup verify {cluster}`, or allow "
@@ -188,7 +214,7 @@ def plan_restore(
         )
     now = datetime.now(UTC)
     plan = RestorePlan(
-        id=restores.restore_id(now),
+        id=restores.restore_id(now, dry_run=dry_run),
         cluster=cluster,
         namespace=namespace,
         points=[point.id for point in chain],
@@ -200,7 +226,11 @@ def plan_restore(
         bins=tuple(bins),
         extra_ttl=round(extra_ttl.total_seconds()),
         dry_run=dry_run,
-        slices=sorted({(entry.first, entry.last) for entry in manifests[0].objects if entry.role == "records"}),
+        definitions=definitions,
+        engine=engine,
+        engine_version=version,
+        engine_path=engine_path,
+        slices=restore_slices(manifests[0], whole_files=engine != "native"),
         holder=holder,
         started_at=now,
         records=sum(manifest.records for manifest in manifests),
@@ -210,10 +240,48 @@ def plan_restore(
         udfs=tuple(manifests[-1].udfs),
         warnings=tuple(warnings),
     )
-    if not dry_run:
-        lease_target(store, plan)
-    restores.put_plan(store, plan)
+    try:
+        if not dry_run:
+            lease_target(store, plan)
+        restores.put_plan(store, plan)
+    except BaseException:
+        with suppress(DbopsError):  # the first error counts; what cannot be released now ends by itself
+            release_target(store, plan)
+        raise
     return plan
+
+
+def restore_slices(manifest: Manifest, *, whole_files: bool = False) -> list[tuple[int, int]]:
+    """Ranges of partitions that cover all and have none in common; each is restored by itself.
+
+    Those of our own objects. Adopted files share partitions: a slice reads every file that has some of its own, so more
+    slices are more tasks at once and more reading.
+
+    :param whole_files: no file has records of two slices, as a program needs it, which cannot leave out partitions.
+    """
+    files = [entry for entry in manifest.objects if entry.role == "records"]
+    if not manifest.is_adopted:
+        return sorted({(entry.first, entry.last) for entry in files})
+    if whole_files:
+        starts, reached = [0], -1
+        for entry in sorted((entry for entry in files if entry.records), key=lambda entry: entry.first):
+            if entry.first > reached >= 0:
+                starts.append(entry.first)
+            reached = max(reached, entry.last)
+        starts = starts[:: -(-len(starts) // _SLICES)]
+        return list(zip(starts, [start - 1 for start in starts[1:]] + [PARTITIONS - 1], strict=True))
+    count = _SLICES
+    while count > 1:
+        found = partition_slices(count)
+        read = sum(entry.size for first, last in found for entry in files if _holds(entry, first, last))
+        if count * _SLICE_BYTES <= manifest.text_bytes and read <= _READINGS * manifest.stored_bytes:
+            return found
+        count //= 2
+    return [(0, PARTITIONS - 1)]
+
+
+def _holds(entry: ObjectEntry, first: int, last: int) -> bool:
+    return entry.first <= last and first <= entry.last
 
 
 def lease_target(store: Store, plan: RestorePlan) -> None:
@@ -261,10 +329,12 @@ def restore_slice(
         lease_target(store, plan)
         if not plan.target.is_scratch:
             restores.mark_restored(store, plan)
-    with Writer(access, plan, first, last, 0 if plan.dry_run else connections) as writer:
+    with _writer(access, plan, first, last, connections) as writer:
         reader = _SliceReader(store, plan, chain, first, last, writer, keys, on_progress)
         reader.run()
         writer.finish()
+        if isinstance(writer, ProgramWriter):
+            writer.settle(reader.outcomes)
         compared, differing = writer.compare_samples()
     span = slice(first, last + 1)
     outcomes = Outcomes(**reader.outcomes, **writer.outcomes)
@@ -286,6 +356,14 @@ def restore_slice(
     )
     restores.put_slice(store, result)
     return result
+
+
+def _writer(access: Access, plan: RestorePlan, first: int, last: int, connections: int) -> Writer:
+    if plan.dry_run:
+        return Writer(access, plan, first, last, 0)
+    if plan.engine == "native":
+        return Writer(access, plan, first, last, connections)
+    return ProgramWriter(access, plan, first, last)
 
 
 def passes(chain: Sequence[Manifest], first: int, last: int, most: int = _REMEMBERED) -> Iterator[tuple[int, int, int]]:
@@ -329,7 +407,6 @@ class _SliceReader:
         self.progress = Progress(total=sum(sum(manifest.partition_counts[first : last + 1]) for manifest in chain))
         self._renewed = time.monotonic()
         self._namespace = np.frombuffer(plan.target.namespace.encode(), np.uint8)
-        self._buffer: Bytes = np.zeros(_READ + kernel.SLACK, np.uint8)
 
     def run(self) -> None:
         for first, last, newer in passes(self.chain, self.first, self.last):
@@ -338,7 +415,7 @@ class _SliceReader:
             for manifest in reversed(self.chain):
                 for role, read in (("deleted", self._deleted), ("records", self._records)):
                     for entry in manifest.objects:
-                        if entry.role == role and entry.first <= last and first <= entry.last:
+                        if entry.role == role and _holds(entry, first, last):
                             read(manifest, entry, first, last, keys, marks)
 
     def _open(self, manifest: Manifest, entry: ObjectEntry) -> StoredStream:
@@ -394,7 +471,11 @@ class _SliceReader:
         try:
             text = asb.open_asb(cast(BinaryIO, source))
             preamble = asb.read_header(text, self.plan.namespace)
-            self._decode(text, preamble, first, last, keys, marks, remember=manifest is not self.chain[0])
+            decoded = self._decode(text, preamble, first, last, keys, marks, remember=manifest is not self.chain[0])
+            if isinstance(self.writer, ProgramWriter):
+                self.writer.write(preamble, entry.records, decoded, self._tick)
+            for _ in decoded:
+                pass
         except asb.AsbError as error:
             raise BackupDamaged(
                 f"restore {self.plan.id}: {manifest.id} {entry.name} cannot be read: {error}; restore from "
@@ -412,58 +493,37 @@ class _SliceReader:
         marks: Bytes,
         *,
         remember: bool,
-    ) -> None:
+    ) -> Iterator[memoryview]:
+        """Put the records of a text into batches; the text of what was taken, call by call."""
         plan = self.plan
         legacy = preamble.header.version == "3.0"
         sets, bins = _names(plan.sets, legacy), _names(plan.bins, legacy)
         info2, info3 = _FLAGS[plan.policy]
-        state = np.zeros(kernel.STATE_SIZE, np.int64)
-        state[kernel.LEGACY] = legacy
-        buffer = self._buffer
-        end = len(preamble.rest)
-        if end + kernel.SLACK > buffer.size:
-            buffer = np.zeros(end + kernel.SLACK, np.uint8)
-        buffer[:end] = np.frombuffer(preamble.rest, np.uint8)
-        before, final, pos = preamble.size, False, 0
-        seen = 0
+        records, seen = Records(text, preamble), 0
+        state = records.state
         while True:
-            batch = self.writer.batch
+            batch, start = self.writer.batch, records.pos
             state[kernel.ROWS] = batch.count
-            pos, batch.used, status = kernel.decode(
-                buffer, pos, end, final, batch.out, batch.used, state, self._namespace, info2, info3,
-                self.writer.now(), batch.rows[:-1], first, last, plan.extra_ttl, *sets, *bins, keys, marks,
-                remember,
+            records.pos, batch.used, status = kernel.decode(
+                records.data, records.pos, records.end, records.final, batch.out, batch.used, state,
+                self._namespace, info2, info3, self.writer.now(), batch.rows[:-1], first, last, plan.extra_ttl,
+                *sets, *bins, keys, marks, remember,
             )  # fmt: skip
             self.writer.filled(batch, int(state[kernel.ROWS]) - batch.count)
             mine = int(state[kernel.RECORDS] - state[kernel.ELSEWHERE])
             self.progress.records += mine - seen
             seen = mine
-            if status == kernel.OUT_FULL:
-                if batch.count:
-                    self.writer.submit()
-                else:
-                    batch.grow(int(state[kernel.ROOM_NEEDED]))
-                self._tick()
-                continue
+            yield records.data.data[start : records.pos]
             if status == kernel.DONE:
                 break
-            if status == kernel.BROKEN:
-                raise asb.AsbError(
-                    f"record {int(state[kernel.RECORDS]) + 1}, text byte {before + int(state[kernel.OFFSET])}: found "
-                    f"{kernel.reason(int(state[kernel.WHY]))}"
-                )
-            left, needed = end - pos, int(state[kernel.SOURCE_NEEDED]) + kernel.SLACK
-            if needed > buffer.size:  # one record larger than the buffer
-                larger = np.zeros(max(needed, 2 * buffer.size), np.uint8)
-                larger[:left] = buffer[pos:end]
-                buffer = larger
+            if status != kernel.OUT_FULL:
+                records.more(status)
+                continue
+            if batch.count:
+                self.writer.submit()
             else:
-                buffer[:left] = buffer[pos:end].copy()
-            before, end, pos = before + pos, left, 0
-            room = memoryview(buffer.data)[: buffer.size - kernel.SLACK]
-            while end < len(room) and (size := cast(io.BufferedReader, text).readinto(room[end:])):
-                end += size
-            final = end < len(room)
+                batch.grow(int(state[kernel.ROOM_NEEDED]))
+            self._tick()
         for name, at in (
             ("superseded", kernel.SUPERSEDED),
             ("deleted", kernel.GONE),
@@ -493,7 +553,9 @@ def restore_definitions(
     :raises RestoreFailed: the target refuses one; names it.
     """
     manifest = catalog.read_manifest(store, plan.cluster, plan.namespace, plan.points[-1])
-    entry = next(entry for entry in manifest.objects if entry.role == "records" and entry.first == 0)
+    entry = manifest.defining_object
+    if entry is None:
+        return [], []
     source = StoredStream(store, manifest, entry, keys)
     preamble = asb.read_header(asb.open_asb(cast(BinaryIO, source)), plan.namespace)
     problems = []
@@ -629,7 +691,8 @@ def run_restore(
     keys: Keys = NO_KEYS,
     on_progress: OnProgress = no_progress,
 ) -> RestoreReport:
-    """All slices of a plan in this process, then definitions and check. For the command line and for drills.
+    """All slices of a plan in this process, definitions before or after them, then the check. For the command line and
+    for drills.
 
     :param workers: slices written at once.
     """
@@ -652,7 +715,10 @@ def run_restore(
 
         restore_slice(access, store, plan, *plan.slices[number], keys=keys, on_progress=show)
 
+    made: tuple[list[str], list[str]] = ([], [])
     try:
+        if not plan.dry_run and plan.definitions == "before":
+            made = restore_definitions(access, store, plan, keys)
         with ThreadPoolExecutor(workers, thread_name_prefix="slice") as pool:
             tasks = [pool.submit(write, number) for number in range(len(plan.slices))]
             try:
@@ -663,10 +729,9 @@ def run_restore(
                 stop.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        definitions: tuple[list[str], list[str]] = ([], [])
-        if not plan.dry_run:
-            definitions = restore_definitions(access, store, plan, keys)
-        return check_restore(access, store, plan, definitions)
+        if not plan.dry_run and plan.definitions == "after":
+            made = restore_definitions(access, store, plan, keys)
+        return check_restore(access, store, plan, made)
     finally:
         release_target(store, plan)
 

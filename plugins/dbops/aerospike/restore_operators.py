@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dbops.backups.restores import RestorePlan
 
 PLAN = "restore_plan"  # XCom key
+DRILL = "aerospike_restore_drill"  # name of the action in the ledger
 SAME = "(the same)"  # in the form, for the cluster that the backup is of; no cluster can be named so
 
 
@@ -98,9 +99,13 @@ class PlanRestore(BaseOperator):
             at=point_in_time(params.get("point_in_time")),
             policy=Policy(params["policy"]),
             sets=params.get("sets") or (),
+            bins=params.get("bins") or (),
             extra_ttl=timedelta(seconds=params.get("extra_ttl_seconds") or 0),
             dry_run=bool(params.get("dry_run")),
             allow_unverified=bool(params.get("allow_unverified")),
+            definitions=params.get("indexes") or "after",
+            engine=params.get("engine") or "native",
+            engine_path=cluster.asrestore_path,
             keys=open_keys(platform),
         )
         self.log.info("%s", plan.describe())
@@ -153,15 +158,24 @@ class RestoreSlice(BaseOperator):
         self.log.info("%s: %s", name, done)
         return done
 
+    def on_kill(self) -> None:
+        from dbops.aerospike.official import stop_programs
+
+        stop_programs()
+
 
 class RestoreDefinitions(BaseOperator):
-    """Make the secondary indexes and register the UDFs of the restore point; nothing when they are there."""
+    """Make the secondary indexes and register the UDFs of the restore point; nothing when they are there.
+
+    :param when: `before` or `after` the records: skipped when the form asks for the other one.
+    :param plan_task: task id of the `PlanRestore` of this DAG.
+    """
 
     template_fields: Sequence[str] = ()
 
-    def __init__(self, *, plan_task: str = "plan", **kwargs: Any) -> None:
+    def __init__(self, *, when: str, plan_task: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan_task = plan_task
+        self.when, self.plan_task = when, plan_task
 
     def execute(self, context: Context) -> dict[str, list[str]]:
         from dbops.aerospike.restore import restore_definitions
@@ -169,6 +183,8 @@ class RestoreDefinitions(BaseOperator):
         platform, plan = load_platform(), _plan(context, self.plan_task)
         if plan.dry_run:
             raise AirflowSkipException("dry run: no index is made")
+        if plan.definitions != self.when:
+            raise AirflowSkipException(f"indexes are made {plan.definitions} the records, as the form says")
         indexes, udfs = restore_definitions(
             access_of(platform, plan.target.cluster), open_platform_store(platform), plan, open_keys(platform)
         )
@@ -178,21 +194,24 @@ class RestoreDefinitions(BaseOperator):
 class CheckRestore(BaseOperator):
     """Compare what the target holds with what was written; write the report and the ledger row; give the target free.
 
+    :param plan_task: task id of the `PlanRestore` of this DAG.
+    :param definitions_tasks: those of the `RestoreDefinitions`, of which one has run.
     :raises RestoreFailed: records were refused or are missing; names them.
     """
 
     template_fields: Sequence[str] = ()
 
-    def __init__(self, *, plan_task: str = "plan", definitions_task: str = "indexes", **kwargs: Any) -> None:
+    def __init__(self, *, definitions_tasks: Sequence[str], plan_task: str = "plan", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.plan_task, self.definitions_task = plan_task, definitions_task
+        self.plan_task, self.definitions_tasks = plan_task, tuple(definitions_tasks)
 
     def execute(self, context: Context) -> dict[str, Any]:
         from dbops.aerospike.restore import check_restore, require_ok
         from dbops.ledger import record_action
 
         platform, plan = load_platform(), _plan(context, self.plan_task)
-        made = context["ti"].xcom_pull(task_ids=self.definitions_task) or {}
+        found = [context["ti"].xcom_pull(task_ids=task_id) for task_id in self.definitions_tasks]
+        made: dict[str, list[str]] = next(filter(None, found), {})
         report = check_restore(
             access_of(platform, plan.target.cluster),
             open_platform_store(platform),
@@ -216,8 +235,32 @@ class CheckRestore(BaseOperator):
         return details
 
 
+class ReleaseTarget(BaseOperator):
+    """Give target and restore points free when the plan will not be carried out: backups and retention need not wait
+    until what it holds has ended by itself.
+
+    :raises AirflowSkipException: there is no plan, so nothing is held.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, plan_task: str = "plan", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan_task = plan_task
+
+    def execute(self, context: Context) -> None:
+        from dbops.aerospike.restore import release_target
+
+        if context["ti"].xcom_pull(task_ids=self.plan_task, key=PLAN) is None:
+            raise AirflowSkipException(f"task {self.plan_task} left no plan: nothing is held")
+        plan = _plan(context, self.plan_task)
+        release_target(open_platform_store(load_platform()), plan)
+        self.log.info("restore %s is not carried out; %s is free", plan.id, plan.target.text)
+
+
 class FindDrills(BaseOperator):
-    """Name the restore points to drill: those of the triggering events, or the newest verified one of each namespace.
+    """Name the restore points to drill: after a verified full, the newest of each namespace that an event names or
+    whose last full was never drilled (Airflow may lose an event that comes while it makes a run); else of every one.
 
     :raises AirflowSkipException: there are none.
     """
@@ -226,15 +269,19 @@ class FindDrills(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         from dbops.aerospike.drill import newest_points
+        from dbops.ledger import never_drilled
 
         platform = load_platform()
         _scratch(platform)
         events = [event for found in (context.get("triggering_asset_events") or {}).values() for event in found]
-        places = sorted({(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra}) or [
+        places = [
             (cluster.name, namespace.name)
             for cluster in platform.aerospike.clusters
             for namespace in cluster.namespaces
         ]
+        if named := {(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra}:
+            named.update(place for place in never_drilled(open_ledger(platform), DRILL) if place in places)
+            places = sorted(named)
         found = newest_points(open_platform_store(platform), places)
         if not found:
             raise AirflowSkipException("no namespace has a verified restore point yet")
@@ -263,7 +310,7 @@ class DrillRestorePoint(BaseOperator):
         cluster, namespace, id = self.point["cluster"], self.point["namespace"], self.point["id"]
         name, run = f"{cluster}/{namespace} {id}", f"{_holder(context)}/{context['ti'].map_index}"
         ledger, started = open_ledger(platform), datetime.now(UTC)
-        note = partial(record_action, ledger, name="aerospike_restore_drill", target=f"{cluster}/{namespace}", run=run)
+        note = partial(record_action, ledger, name=DRILL, target=f"{cluster}/{namespace}", run=run)
         try:
             drill = run_drill(
                 open_platform_store(platform),
@@ -280,7 +327,8 @@ class DrillRestorePoint(BaseOperator):
                 on_progress=log_progress(name),
             )
         except FinalError as problem:
-            note(started_at=started, finished_at=datetime.now(UTC), outcome="failed", message=str(problem))
+            ended, details = datetime.now(UTC), {"point": name}
+            note(started_at=started, finished_at=ended, outcome="failed", message=str(problem), details=details)
             raise
         report = drill.report
         done = {

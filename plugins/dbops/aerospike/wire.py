@@ -131,11 +131,14 @@ def partition_query(
     *,
     filter_expression: bytes = b"",
     no_bins: bool = False,
+    set_name: str = "",
+    bins: Sequence[str] = (),
     records_per_second: int = 0,
     socket_timeout_ms: int = 30_000,
 ) -> bytes:
     """One query frame: every record of `partitions`, and of the partitions of `resume_after` below those digests.
 
+    With `set_name`, only those of that set; with `bins`, only these bins, and no record that has none of them.
     A partition may stand in one of the two only. The answer is records, each partition from the highest digest to
     the lowest, then one message flagged LAST.
     """
@@ -144,6 +147,8 @@ def partition_query(
         message_field(SOCKET_TIMEOUT, struct.pack(">I", socket_timeout_ms)),
         message_field(TASK_ID, secrets.token_bytes(8)),
     ]
+    if set_name:
+        fields.append(message_field(SET, set_name.encode()))
     if records_per_second:
         fields.append(message_field(RECORDS_PER_SECOND, struct.pack(">I", records_per_second)))
     if filter_expression:
@@ -153,8 +158,9 @@ def partition_query(
     if digests := b"".join(resume_after):
         fields.append(message_field(DIGESTS, digests))
     info1 = READ | (NO_BINS if no_bins else 0)
-    head = struct.pack(">BBBBBBIIIHH", 22, info1, 0, PARTITION_DONE, 0, 0, 0, 0xFFFFFFFF, 0, len(fields), 0)
-    return frame(MESSAGE, head + b"".join(fields))
+    ops = [struct.pack(">IBBBB", 4 + len(name), 1, 0, 0, len(name)) + name for name in (bin.encode() for bin in bins)]
+    head = struct.pack(">BBBBBBIIIHH", 22, info1, 0, PARTITION_DONE, 0, 0, 0, 0xFFFFFFFF, 0, len(fields), len(ops))
+    return frame(MESSAGE, head + b"".join(fields) + b"".join(ops))
 
 
 class Connection:

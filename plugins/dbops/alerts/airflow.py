@@ -7,8 +7,9 @@ import, since DAG files do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -156,6 +157,23 @@ def approval_over(context: Context) -> None:
         resolve(_approval(dag_id), _run_url(dag_id, run_id))
 
 
+def report(context: Context, problems: Iterable[Alert], well: Iterable[str]) -> None:
+    """Of a check of many things, raise the alert of each that is not as it should be, and end incidents.
+
+    :param well: keys of the incidents that end.
+    """
+    with _unharmed("what a check has found"):
+        from dbops.alerts.deliver import raise_alert, resolve_alert
+
+        run_url = _run_url(*_run(context))
+        platform = load_platform()
+        ledger, told, hidden = _ledger(platform), channels(platform), secrets(platform)
+        for alert in problems:
+            raise_alert(platform, ledger, replace(alert, run_url=run_url), told, secrets=hidden)
+        for key in well:
+            resolve_alert(platform, ledger, key, told, run_url=run_url, secrets=hidden)
+
+
 def notify(alert: Alert) -> None:
     """Raise an alert from a task or callback."""
     with _unharmed(f"alert {alert.key}"):
@@ -260,7 +278,9 @@ def secrets(platform: Platform) -> list[str]:
     used = [channel.connection for channel in (alerts.slack, alerts.pagerduty, alerts.email) if channel]
     used += [platform.storage.connection, platform.ledger_connection]
     used += [cluster.connection for cluster in platform.aerospike.clusters]
-    used += [platform.redshift.connection] if platform.redshift else []
+    if platform.sync is not None:
+        used += [platform.sync.connection] + ([platform.sync.syncer.connection] if platform.sync.syncer else [])
+    used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
     found = []
     for conn_id in dict.fromkeys(used):
         try:
@@ -340,7 +360,8 @@ def _narrowed(context: Context) -> bool:
         return True
     for name in ("namespaces", "tables"):
         wanted: Sequence[str] = conf.get(name) or ()
-        if wanted and set(wanted) < set(params.get(name) or ()):
+        offered = set(params.get(name) or ())
+        if wanted and (not offered or set(wanted) < offered):
             return True
     return False
 

@@ -1,6 +1,6 @@
 """What the bucket does for the backups by itself: its lifecycle rules, and replication to another region.
 
-The lifecycle is a net behind the sweep, no second retention: two rules, neither of which ever ends a current object.
+The lifecycle is a net behind the sweep, no second retention: none of our rules ever ends a current object.
 Unfinished uploads are dropped after `UPLOAD_DAYS`, when no sweep has done it. In a versioned bucket, what was deleted
 or replaced can be brought back for `VERSION_DAYS`, then its versions and delete markers go (Object Lock is stronger).
 
@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dbops.backups import catalog
+from dbops.backups import catalog, restores
 from dbops.backups.catalog import RestorePoint
 from dbops.backups.manifest import Sha256, Utc, backup_prefix
 from dbops.backups.store import FROZEN, NotFound, S3Store, Store
@@ -65,8 +65,8 @@ def ensure_lifecycle(
 
 
 def rules(prefix: str) -> list[dict[str, Any]]:
-    """Our rules for backups below a prefix of the bucket."""
-    return _upkeep(f"{prefix}{ROOT}")
+    """Our rules for backups, and what is written down about restores, below a prefix of the bucket."""
+    return [*_upkeep(f"{prefix}{ROOT}"), _old_versions(f"{prefix}{restores.ROOT}")]
 
 
 def archive_rules(prefix: str, folders: Sequence[str], classes: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
@@ -96,23 +96,23 @@ def archive_rules(prefix: str, folders: Sequence[str], classes: Sequence[tuple[i
 
 
 def _upkeep(prefix: str) -> list[dict[str, Any]]:
-    name = f"dbops {prefix}"
-    there = {"Prefix": prefix}
-    return [
-        {
-            "ID": f"{name} unfinished uploads",
-            "Status": "Enabled",
-            "Filter": there,
-            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UPLOAD_DAYS},
-        },
-        {
-            "ID": f"{name} old versions",
-            "Status": "Enabled",
-            "Filter": there,
-            "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
-            "Expiration": {"ExpiredObjectDeleteMarker": True},
-        },
-    ]
+    unfinished = {
+        "ID": f"dbops {prefix} unfinished uploads",
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UPLOAD_DAYS},
+    }
+    return [unfinished, _old_versions(prefix)]
+
+
+def _old_versions(prefix: str) -> dict[str, Any]:
+    return {
+        "ID": f"dbops {prefix} old versions",
+        "Status": "Enabled",
+        "Filter": {"Prefix": prefix},
+        "NoncurrentVersionExpiration": {"NoncurrentDays": VERSION_DAYS},
+        "Expiration": {"ExpiredObjectDeleteMarker": True},
+    }
 
 
 def _id(rule: dict[str, Any]) -> str:

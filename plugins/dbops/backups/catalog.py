@@ -333,6 +333,61 @@ def latest(points: Sequence[RestorePoint], kind: Kind | None = None) -> RestoreP
     )
 
 
+@dataclass(frozen=True)
+class Newest:
+    """The newest restore point that was read back whole together with all that it builds on, if there is one."""
+
+    point: RestorePoint | None
+    newer: dict[str, str]
+    """Ids of younger backups, the newest first, and why none of them counts."""
+
+
+def newest_verified(store: Store, cluster: str, namespace: str) -> Newest:
+    """Look for what can be counted on, from the newest backup back, and read no more manifests than that takes.
+
+    Ids carry the whole second of the snapshot: of two of one second, either may be named.
+    """
+    read: dict[str, RestorePoint | None] = {}
+
+    def point(id: str) -> RestorePoint | None:
+        if id not in read:
+            read[id] = _restore_point(store, cluster, namespace, id)
+        return read[id]
+
+    newer: dict[str, str] = {}
+    for id in sorted(_ids(store, cluster, namespace), reverse=True):
+        why = _why_not_verified(id, point)
+        if why is None:
+            return Newest(point(id), newer)
+        newer[id] = why
+    return Newest(None, newer)
+
+
+def _why_not_verified(id: str, read: Callable[[str], RestorePoint | None]) -> str | None:
+    links: dict[str, RestorePoint] = {}
+    wanted: str | None = id
+    while wanted is not None and wanted not in links:
+        point = read(wanted)
+        if point is None:
+            break
+        if why := _not_whole(point):
+            return why if wanted == id else f"builds on {wanted}, which {why}"
+        links[wanted] = point
+        wanted = point.manifest.parent
+    return why_not_restorable(links.values(), id) if links else "was not committed: it runs, or it died"
+
+
+def _not_whole(point: RestorePoint) -> str | None:
+    if point.damage:
+        return f"has a manifest that cannot be read: {point.damage}"
+    if point.verified is None:
+        return "was never read back"
+    if point.verified.ok:
+        return None
+    first, *more = point.verified.problems or ["no reason was kept"]
+    return f"was found damaged: {first}" + (f" (and {len(more)} more)" if more else "")
+
+
 def covering(points: Sequence[RestorePoint], window_end: datetime, kind: Kind | None = None) -> RestorePoint | None:
     """The first restorable point with its snapshot at or after a window's end; None when a backup is due.
 
@@ -395,12 +450,22 @@ def commit(
     if there := _restore_point(store, plan.cluster, plan.namespace, plan.id):
         return _adopt(what, plan, results, there)
     manifest = _manifest(what, plan, results, finished_at, cluster_key_after)
-    _check_stored(what, store, manifest)
     try:
-        store.put(key, manifest.to_json(), if_absent=True)
+        put_manifest(store, manifest)
     except AlreadyExists:
         return _adopt(what, plan, results, find(store, plan.cluster, plan.namespace, plan.id))
     return manifest
+
+
+def put_manifest(store: Store, manifest: Manifest) -> None:
+    """Write a manifest, after which the backup exists.
+
+    :raises IncompleteBackup: one of its objects is not in the store.
+    :raises AlreadyExists: there is one of this id.
+    """
+    key = manifest_key(manifest.cluster, manifest.namespace, manifest.id)
+    _check_stored(f"commit {store.url}/{key}", store, manifest)
+    store.put(key, manifest.to_json(), if_absent=True)
 
 
 def _adopt(what: str, plan: BackupPlan, results: Sequence[SliceResult], there: RestorePoint) -> Manifest:
@@ -520,7 +585,5 @@ def _check_stored(what: str, store: Store, manifest: Manifest) -> None:
         found = there.get(object_key(manifest, entry.name))
         if found != entry.size:
             size = "is not there" if found is None else f"has {found} bytes"
-            raise IncompleteBackup(
-                f"{what}: {entry.name} {size}, its slice stored {entry.size} bytes; run slice "
-                f"{entry.first}-{entry.last} again, then commit"
-            )
+            again = "the adoption again" if entry.source else f"slice {entry.first}-{entry.last} again, then commit"
+            raise IncompleteBackup(f"{what}: {entry.name} {size}, its slice stored {entry.size} bytes; run {again}")

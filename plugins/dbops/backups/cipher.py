@@ -268,6 +268,11 @@ def _too_short(source: str, size: int) -> NotEncrypted:
     )
 
 
+def is_backup(head: bytes) -> bool:
+    """Whether a file that begins so is `.asb` text or zstd, neither encrypted nor something else."""
+    return head.startswith(_STARTS)
+
+
 def check_start(chunks: Iterator[bytes], source: str, key: Key | None) -> Iterator[bytes]:
     """The same text, after a look at its first bytes: for files that have no manifest to name their key.
 
@@ -277,7 +282,7 @@ def check_start(chunks: Iterator[bytes], source: str, key: Key | None) -> Iterat
     head = b""
     while len(head) < _TEXT and (chunk := next(chunks, None)) is not None:
         head += chunk
-    if not head.startswith(_STARTS):
+    if not is_backup(head):
         found = (
             f"is no backup file after decryption with the {key}: the key or its mode is wrong, or the file is not "
             "encrypted"

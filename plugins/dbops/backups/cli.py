@@ -1,4 +1,4 @@
-"""`dbops backup ...`: take, list, show, verify, pin and expire backups, with Airflow up or down."""
+"""`dbops backup ...`: take, adopt, list, show, verify, pin and expire backups, with Airflow up or down."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dbops.backups.expire import ExpiryPlan, PlanItem
     from dbops.backups.store import Store
 
-app = typer.Typer(help="Take, list, show, verify, pin and expire backups.", no_args_is_help=True)
+app = typer.Typer(help="Take, adopt, list, show, verify, pin and expire backups.", no_args_is_help=True)
 
 Cluster = Annotated[str, typer.Argument(help="Cluster of the platform file, for example eu.")]
 NamespaceName = Annotated[str, typer.Argument(help="Namespace of the cluster.")]
@@ -114,6 +114,88 @@ def run(
         raise typer.Exit(1)
 
 
+@app.command()
+def adopt(
+    cluster: Cluster,
+    namespace: NamespaceName,
+    source: Annotated[
+        str, typer.Argument(help="Folder of .asb files, or one file: a path, or s3://bucket/prefix (by `storage`).")
+    ],
+    snapshot_at: Annotated[
+        str,
+        typer.Option(
+            "--snapshot-at", help="When that backup began, with time zone, as 2026-11-24T06:00:00Z. No file says it."
+        ),
+    ],
+    records: Annotated[
+        int | None,
+        typer.Option(min=0, help="How many records its log says: the files must hold as many."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Take a full backup that asbackup or absctl wrote as a restore point: copied, read, counted, committed.
+
+    The files must be those of one full backup of the whole namespace (no --set, no --modified-after, ...): nothing in
+    them says so. Compressed or encrypted ones are recognised; the key is one of `storage.encryption`.
+
+    Exit codes: 0 it is committed; 1 it is not, and nothing is left of it; 2 wrong usage or configuration.
+    """
+    from dbops.aerospike.adopt import adopt as adopt_files
+    from dbops.aerospike.adopt import find_files
+    from dbops.backups import catalog
+    from dbops.ledger import record_restore_point
+
+    at = point_in_time(snapshot_at, "--snapshot-at")
+    platform = load_platform()
+    there = platform.aerospike.cluster(cluster)
+    place = there.namespace(namespace)
+    store, keys, ledger = open_bucket(platform), open_keys(platform), open_ledger(platform)
+    connection = from_env(platform.storage.connection) if source.startswith("s3://") else None
+    files = find_files(source, connection, platform.storage.region)
+    for warning in files.warnings:
+        errors.print(f"[yellow]mind:[/] {escape(warning)}")
+    with progress_bars(f"{cluster}/{namespace}", as_json) as show:
+        manifest = adopt_files(
+            store,
+            cluster,
+            namespace,
+            files,
+            snapshot_at=at,
+            holder=f"dbops backup adopt by {_who()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}",
+            platform_sha256=platform.sha256,
+            workers=there.workers,
+            records=records,
+            keys=keys,
+            on_progress=show,
+        )
+    location = f"{store.url}/{manifest.prefix}"
+    if ledger is not None:
+        try:
+            record_restore_point(ledger, manifest, location, catalog.manifest_sha256(manifest))
+        except DbopsError as problem:
+            errors.print(f"[yellow]not in the ledger[/] (`dbops ledger rebuild` later): {escape(str(problem))}")
+    if datetime.now(UTC) - manifest.snapshot_at > place.retention.full:
+        errors.print(
+            f"[yellow]mind:[/] it is older than full backups are kept ({duration_text(place.retention.full)}): "
+            "`dbops backup pin` it, or the next retention may let it go"
+        )
+    done = {
+        "namespace": namespace,
+        "id": manifest.id,
+        "files": len(manifest.objects),
+        "records": manifest.records,
+        "indexes": manifest.indexes,
+        "udfs": manifest.udfs,
+        "stored_bytes": manifest.stored_bytes,
+        "seconds": round(manifest.duration.total_seconds(), 3),
+        "location": location,
+    }
+    if as_json:
+        typer.echo(json.dumps(done, indent=2))
+    else:
+        print_rows(f"Adopted by {cluster}", [done])
+
+
 @app.command(name="list")
 def list_points(
     cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
@@ -141,6 +223,63 @@ def list_points(
         row["verified"] = {None: "not yet", True: "yes", False: "DAMAGED"}[row["verified"]]
         row["restorable"] = "yes" if row.pop("why_not") is None else "no"
     print_rows("Restore points", rows)
+
+
+@app.command()
+def rpo(
+    cluster: Annotated[str | None, typer.Argument(help="Default: every cluster.")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Only this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the age of the newest restorable point of each namespace with its RPO.
+
+    Restorable is what was read back whole, together with all that it builds on.
+    Exit codes: 0 every RPO is kept; 1 one is exceeded, or there is no restorable point; 2 none is known to be, but one
+    could not be looked at; also wrong usage or configuration.
+    """
+    from dbops.backups.rpo import MOST_NAMED, State, age_text, measure
+
+    platform = load_platform()
+    found = measure(open_bucket(platform), platform, places(platform, cluster, namespace))
+    rows = [
+        {
+            "cluster": one.cluster,
+            "namespace": one.namespace,
+            "state": one.state,
+            "point": one.point,
+            "age_seconds": round(one.age.total_seconds()) if one.age is not None else None,
+            "rpo_seconds": round(one.rpo.total_seconds()),
+            "newer": dict(one.newer),
+            "error": str(one.error) if one.error else None,
+        }
+        for one in found
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        print_rows(
+            "Newest restorable points",
+            [
+                {
+                    "namespace": one.target,
+                    "newest restorable point": one.point,
+                    "age": age_text(one.age) if one.age is not None else None,
+                    "RPO": duration_text(one.rpo),
+                    "state": one.state if one.state is State.KEPT else one.state.upper(),
+                }
+                for one in found
+            ],
+        )
+        for one in found:
+            for id, why in list(one.newer.items())[:MOST_NAMED]:
+                errors.print(f"[yellow]{one.target}:[/] {escape(f'{id}: {why}')}")
+            if one.error:
+                errors.print(f"[red]{one.target}:[/] {escape(str(one.error))}")
+    states = {one.state for one in found}
+    if states & {State.EXCEEDED, State.NEVER}:
+        raise typer.Exit(1)
+    if State.UNKNOWN in states:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -328,6 +467,9 @@ def retention(
                 row["error"] = str(problem)
                 errors.print(f"[red]{plan.name}:[/] {escape(str(problem))}")
             failed = failed or bool(row.get("error") or row.get("failed"))
+        for text in _sweep_restores(store, platform):
+            errors.print(f"[red]restores:[/] {escape(text)}")
+            failed = True
     if as_json:
         typer.echo(json.dumps(done, indent=2))
     if failed:
@@ -406,7 +548,29 @@ def _expire(
     return result | {"stored_as": key or None, "swept": swept}
 
 
+def _sweep_restores(store: Store, platform: Platform) -> list[str]:
+    """What went wrong."""
+    from dbops.backups.restores import sweep_restores
+
+    policies = [platform.aerospike.cluster(name).namespace(place).retention for name, place in places(platform)]
+    try:
+        return [f"{id}: {why}" for id, why in sweep_restores(store, policies)[1].items()]
+    except DbopsError as problem:
+        return [str(problem)]
+
+
 # ------------------------------------------------------------------------------ parts
+
+
+def point_in_time(text: str, option: str) -> datetime:
+    """:raises BadParameter: it is no time, or one without a time zone."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("write it as 2026-11-24T06:00:00Z", param_hint=option) from None
+    if found.tzinfo is None:
+        raise typer.BadParameter("has no time zone: add Z or an offset such as +02:00", param_hint=option)
+    return found.astimezone(UTC)
 
 
 def _who() -> str:
@@ -461,7 +625,7 @@ def open_ledger(platform: Platform) -> Engine | None:
         return None
 
 
-def places(platform: Platform, cluster: str | None, namespace: str | None) -> list[tuple[str, str]]:
+def places(platform: Platform, cluster: str | None = None, namespace: str | None = None) -> list[tuple[str, str]]:
     clusters = [platform.aerospike.cluster(cluster)] if cluster else list(platform.aerospike.clusters)
     return [
         (there.name, place.name)

@@ -104,6 +104,16 @@ def in_use(store: Store, cluster: str, namespace: str, now: datetime) -> dict[st
     return found
 
 
+def holds(store: Store, cluster: str, namespace: str, holder: str, now: datetime) -> bool:
+    """Whether `holder` marks restore points of the namespace; a mark that cannot be read counts as one."""
+    try:
+        return InUse.model_validate_json(store.get(_restoring_key(cluster, namespace, holder))).until > now
+    except NotFound:
+        return False
+    except ValidationError:
+        return True
+
+
 def forget_ended(store: Store, cluster: str, namespace: str, before: datetime) -> int:
     """Delete the marks that ended before a moment; how many. Their restores never released them."""
     ended = []

@@ -107,8 +107,9 @@ class Encryption(Document):
     key_fingerprint: Fingerprint
 
 
-# Left out when there is none: what is written about a plain backup stays as it always was, byte for byte.
+# Left out when there is none: what is written about a plain backup of ours stays as it always was, byte for byte.
 OptionalEncryption = Annotated[Encryption | None, Field(exclude_if=lambda value: value is None)]
+OptionalText = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
 
 
 class BackupPlan(Document):
@@ -162,6 +163,11 @@ class ObjectEntry(Document):
     sha256: Sha256
     records: Count
     text_bytes: Count = 0
+    source: OptionalText = None
+    """Name of the file that was adopted. `first` and `last` are then those of the partitions that it holds records of,
+    and other files may hold records of these too."""
+    definitions: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    """Whether a file that was adopted holds the secondary indexes and UDFs; in our own backups, that of partition 0."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -226,8 +232,11 @@ class Manifest(Document):
     cluster_key_before: str
     cluster_key_after: str
     server_build: str
-    engine: Engine = "native"
+    engine: Engine | Literal["adopted"] = "native"
+    """`adopted`: an official program wrote the files, without this package (`dbops.aerospike.adopt`)."""
     engine_version: str
+    source: OptionalText = None
+    """Where the files were adopted from."""
     objects: list[ObjectEntry]
     records: Count
     deleted: Count
@@ -278,9 +287,25 @@ class Manifest(Document):
             ("deleted", self.deleted_counts),
         ):
             ranges = [(entry.first, entry.last) for entry in self.objects if entry.role == role]
-            if counts is not None:
+            if counts is not None and not self.is_adopted:
                 _check_tiling(ranges, f"objects with {role}")
+        _demand(not self.is_adopted or self.kind is Kind.FULL, "only a full backup can be adopted")
+        named = self.indexes or self.udfs
+        _demand(not named or self.defining_object is not None, "no object holds the indexes and UDFs")
         return self
+
+    @property
+    def is_adopted(self) -> bool:
+        return self.engine == "adopted"
+
+    @property
+    def defining_object(self) -> ObjectEntry | None:
+        """The object that holds the secondary indexes and UDFs."""
+        return next((entry for entry in self.objects if self.may_define(entry)), None)
+
+    def may_define(self, entry: ObjectEntry) -> bool:
+        """Whether an object may hold secondary indexes and UDFs: then it holds all of them."""
+        return entry.definitions if self.is_adopted else entry.role == "records" and entry.first == 0
 
     @property
     def fingerprints(self) -> list[int]:

@@ -1,9 +1,10 @@
-"""Operators of the retention DAGs. The store and its client are imported when a task runs."""
+"""Operators of the retention and RPO DAGs. The store and its client are imported when a task runs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -54,11 +55,17 @@ def _holder(context: Context) -> str:
 
 
 def _raise(problems: dict[str, DbopsError]) -> None:
-    """One error for all namespaces; it may be retried when one of them may."""
+    """One error for all that went wrong; it may be retried when one of them may."""
     if problems:
-        text = "; ".join(f"{name}: {error}" for name, error in problems.items())
+        text = "; ".join(f"{name}: {error}" for name, error in list(problems.items())[:MOST_NAMED])
+        text += f"; and {len(problems) - MOST_NAMED} more" if len(problems) > MOST_NAMED else ""
         retryable = any(isinstance(error, RetryableError) for error in problems.values())
         raise (RetryableError if retryable else FinalError)(text)
+
+
+def _not_removed(failed: dict[str, str]) -> FinalError:
+    named = "; ".join(f"{id}: {why}" for id, why in list(failed.items())[:MOST_NAMED])
+    return FinalError(f"{len(failed)} could not be removed: {named}")
 
 
 class PlanRetention(BaseOperator):
@@ -197,7 +204,8 @@ class SweepOrphans(BaseOperator):
     """Remove what nobody will finish: interrupted deletions, and what is older than the namespace's `grace`: backups
     that were never committed, unfinished uploads, marks of restores that are over.
 
-    A namespace whose backup runs is left for the next day.
+    A namespace whose backup runs is left for the next day. What is written down about restores of any namespace goes
+    when it is old enough.
 
     :param cluster: name in the platform file.
     """
@@ -212,6 +220,7 @@ class SweepOrphans(BaseOperator):
         from dataclasses import asdict
 
         from dbops.backups.expire import sweep
+        from dbops.backups.restores import sweep_restores
         from dbops.ledger import record_expired
 
         platform, _, namespaces = _namespaces(context, self.cluster)
@@ -228,17 +237,25 @@ class SweepOrphans(BaseOperator):
                 continue
             self.log.info("%s/%s: %s", self.cluster, namespace.name, swept)
             if swept.failed:
-                named = "; ".join(f"{id}: {why}" for id, why in list(swept.failed.items())[:MOST_NAMED])
-                problems[namespace.name] = FinalError(f"{len(swept.failed)} could not be removed: {named}")
+                problems[namespace.name] = _not_removed(swept.failed)
             done[namespace.name] = {
                 name: len(value) if isinstance(value, list | dict) else value for name, value in asdict(swept).items()
             }
+        try:
+            policies = [there.retention for cluster in platform.aerospike.clusters for there in cluster.namespaces]
+            restores, failed = sweep_restores(store, policies)
+        except DbopsError as error:
+            problems["restores"] = error
+        else:
+            self.log.info("written down about restores, and old enough to go: %s", restores)
+            if failed:
+                problems["restores"] = _not_removed(failed)
         _raise(problems)
         return done
 
 
 class EnsureLifecycle(BaseOperator):
-    """See to it that the bucket has the two lifecycle rules of `dbops.backups.bucket`, and name rules of others that
+    """See to it that the bucket has the lifecycle rules of `dbops.backups.bucket`, and name rules of others that
     delete or freeze backups. Rules of others are never changed.
     """
 
@@ -296,3 +313,57 @@ class CheckReplication(BaseOperator):
                 f"{len(problems)} restore points are not in {region}: {'; '.join(problems[:MOST_NAMED])}{more}"
             )
         return done
+
+
+class CheckRpo(BaseOperator):
+    """Measure how old the newest restorable point of every namespace is, and compare it with the RPO.
+
+    Each namespace gets a row in the ledger (`aerospike_rpo`), and an incident of its own for as long as its objective
+    is exceeded. One that cannot be looked at holds back no other, keeps the incident that it has, and fails the task.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def execute(self, context: Context) -> dict[str, int]:
+        from dbops.alerts.airflow import report
+        from dbops.backups.rpo import CHECK, INCIDENTS, State, alert_of, measure
+        from dbops.ledger import known_since, open_incidents, record_check
+
+        platform = load_platform()
+        places = [
+            (cluster.name, namespace.name)
+            for cluster in platform.aerospike.clusters
+            for namespace in cluster.namespaces
+        ]
+        ledger, found = open_ledger(platform), measure(open_platform_store(platform), platform, places)
+        errors = {one.target: one.error for one in found if one.error is not None}
+        known: dict[str, datetime | None] = {}
+        ended: set[str] = set()
+        for one in found:
+            self.log.log(INFO if one.state is State.KEPT else WARNING, "%s: %s: %s", one.target, one.state, one.message)
+        try:
+            for one in found:
+                record_check(
+                    ledger,
+                    name=CHECK,
+                    target=one.target,
+                    run=_run(context),
+                    at=one.at,
+                    ok=one.state is State.KEPT,
+                    value=one.age.total_seconds() if one.age is not None else None,
+                    limit=one.rpo.total_seconds(),
+                    unit="s",
+                    message=one.message,
+                    details={"state": one.state, "point": one.point},
+                )
+                if one.state is State.NEVER:
+                    known[one.target] = known_since(ledger, CHECK, one.cluster, one.namespace)
+            # A namespace that left the platform file while its incident was open is nobody's problem any more.
+            lasting = {one.key for one in found if one.state is not State.KEPT}
+            ended = open_incidents(ledger, INCIDENTS) - lasting
+        except DbopsError as error:  # what is exceeded is told all the same
+            errors["ledger"] = error
+        alerts = [alert for one in found if (alert := alert_of(one, known.get(one.target)))]
+        report(context, alerts, sorted(ended))
+        _raise(errors)
+        return {state: sum(one.state is state for one in found) for state in State}

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
-from dbops.backups.manifest import PARTITIONS, BackupId, Count, Document, Fingerprint, Partition, Utc
-from dbops.backups.store import NotFound, Store
+from dbops import __version__
+from dbops.backups.in_use import holds
+from dbops.backups.manifest import PARTITIONS, BackupId, Count, Document, Fingerprint, ManifestError, Partition, Utc
+from dbops.backups.store import NotFound, Store, StoreRefused
 from dbops.errors import FinalError
+from dbops.platform import Retention
 
-RestoreId = Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-restore-[0-9a-f]{8}$")]
+ROOT: Final = "restores/"
+RestoreId = Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-(restore|dryrun)-[0-9a-f]{8}$")]
+KEPT = timedelta(days=30)
+_restore_id: TypeAdapter[str] = TypeAdapter(RestoreId)
 
 
 class Policy(StrEnum):
@@ -32,6 +38,10 @@ POLICIES = {
     Policy.MISSING: "only records that the target does not hold are written",
     Policy.NEWER: "a record is replaced only by one of a higher generation",
 }
+
+
+RestoreEngine = Literal["native", "asrestore"]
+When = Literal["before", "after"]
 
 
 class RestoreTarget(Document):
@@ -65,6 +75,12 @@ class RestorePlan(Document):
     extra_ttl: Count = 0
     """Seconds."""
     dry_run: bool = False
+    definitions: When = "after"
+    """When indexes and UDFs are made: before or after the records are written."""
+    engine: RestoreEngine = "native"
+    """What writes the records."""
+    engine_version: str = __version__
+    engine_path: str | None = None
     slices: list[tuple[Partition, Partition]]
     holder: str = Field(min_length=1)
     started_at: Utc
@@ -99,6 +115,10 @@ class RestorePlan(Document):
             lines.append(f"- only bins {', '.join(self.bins)}")
         if self.extra_ttl:
             lines.append(f"- records that expire live {timedelta(seconds=self.extra_ttl)} longer")
+        if self.definitions == "before":
+            lines.append("- indexes and UDFs are made before the records are written")
+        if self.engine != "native":
+            lines.append(f"- {self.engine} {self.engine_version} writes the records")
         lines += [f"- **mind**: {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
@@ -199,13 +219,68 @@ class Restored(Document):
     restore: RestoreId
 
 
-def restore_id(now: datetime) -> str:
-    """`20261124T101500Z-restore-1f2e3d4c`."""
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-restore-{secrets.token_hex(4)}"
+def restore_id(now: datetime, *, dry_run: bool = False) -> str:
+    """`20261124T101500Z-restore-1f2e3d4c`; of a dry run `20261124T101500Z-dryrun-1f2e3d4c`."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{'dryrun' if dry_run else 'restore'}-{secrets.token_hex(4)}"
 
 
 def _key(id: str, name: str) -> str:
-    return f"restores/{id}/{name}.json"
+    return f"{ROOT}{id}/{name}.json"
+
+
+def sweep_restores(
+    store: Store, policies: Iterable[Retention], now: datetime | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Remove what is written down about restores, once nothing was added to it for long enough: for the grace period to
+    what a dry run wrote (`dbops restore plan` is one), to all else for as long as fulls are kept, at least 30 days. A
+    restore that still runs keeps it.
+
+    :param policies: of every namespace of the platform; the longest period counts.
+    :return: ids that are gone, and those that the store refused to delete, with why.
+    """
+    now = now or datetime.now(UTC)
+    kept, grace = KEPT, timedelta(0)
+    for policy in policies:
+        kept, grace = max(kept, policy.full), max(grace, policy.grace)
+    gone: list[str] = []
+    failed: dict[str, str] = {}
+    for prefix in list(store.list_prefixes(ROOT)):
+        id = prefix.rstrip("/").rpartition("/")[2]
+        before = now - (grace if "-dryrun-" in id else kept)
+        started = _started(id)
+        if started is None or started >= before:
+            continue
+        found = list(store.list(prefix))
+        if any(item.modified_at is None or item.modified_at >= before for item in found) or _runs(store, id, now):
+            continue
+        plan = _key(id, "plan")
+        try:
+            # The plan says whether the restore runs: it goes last, so that a sweep may be interrupted.
+            store.delete([item.key for item in found if item.key != plan])
+            store.delete([plan])
+        except StoreRefused as error:
+            failed[id] = str(error)
+            continue
+        gone.append(id)
+    return gone, failed
+
+
+def _started(name: str) -> datetime | None:
+    """When the restore of that id was planned; None when it is no id."""
+    try:
+        return datetime.strptime(_restore_id.validate_python(name)[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:  # of pydantic too
+        return None
+
+
+def _runs(store: Store, id: str, now: datetime) -> bool:
+    """Whether a restore still keeps its points from retention, as each does while it runs; a dry run does not."""
+    key = _key(id, "plan")
+    try:
+        plan = RestorePlan.from_json(store.get(key), f"{store.url}/{key}")
+    except (NotFound, ManifestError):
+        return False
+    return holds(store, plan.cluster, plan.namespace, plan.holder, now)
 
 
 def put_plan(store: Store, plan: RestorePlan) -> None:

@@ -1,4 +1,4 @@
-"""An object of a restore point as a file: read once, decrypted if need be, its stored bytes hashed on their way."""
+"""Stored bytes as files: an object of a restore point is read once, decrypted if need be, and hashed on its way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,30 @@ from dbops.backups.manifest import Manifest, ObjectEntry
 from dbops.backups.store import Store
 
 
-class StoredStream(io.RawIOBase):
+class Blocks(io.RawIOBase):
+    """Blocks of bytes as a file."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(cast(bytearray, buffer)).cast("B")
+        while not self._left:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._left = memoryview(block)
+        size = min(len(view), len(self._left))
+        view[:size] = self._left[:size]
+        self._left = self._left[size:]
+        return size
+
+
+class StoredStream(Blocks):
     """The bytes of an object in their order.
 
     :param keys: None when the object cannot be decrypted here: then the file is what is stored.
@@ -28,27 +51,14 @@ class StoredStream(io.RawIOBase):
         keys: Keys | None,
         on_stored: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._chunks: Iterator[bytes] = (
+        super().__init__(
             map(self._count, store.read(object_key(manifest, entry.name)))
             if keys is None
             else open_object(store, manifest, entry, keys, self._count)
         )
         self._on_stored = on_stored
-        self._left = memoryview(b"")
         self._hash = hashlib.sha256()
         self.size = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(cast(bytearray, buffer)).cast("B")
-        if not self._left:
-            self._left = memoryview(next(self._chunks, b""))
-        size = min(len(view), len(self._left))
-        view[:size] = self._left[:size]
-        self._left = self._left[size:]
-        return size
 
     def _count(self, stored: bytes) -> bytes:
         self._hash.update(stored)

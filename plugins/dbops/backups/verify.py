@@ -133,6 +133,8 @@ def verify(
                 pool.shutdown(cancel_futures=True)
                 raise
         problems += [problem for finding in findings for problem in finding.problems]
+        if manifest.is_adopted and not unread and not problems:
+            problems += _compare_all(manifest, track)
         if problems:
             find(store, point.cluster, point.namespace, point.id)  # what retention deletes meanwhile is not damaged
         warnings += _foreign(store, manifest)
@@ -184,7 +186,15 @@ class _Track:
         self._on_progress = on_progress
         self._lock = threading.Lock()
         self._progress = VerifyProgress(total_bytes=total_bytes)
+        self.counts = np.zeros(PARTITIONS, np.int64)
+        self.fingerprints = np.zeros(PARTITIONS, np.uint64)
         self.stopped = False
+
+    def add_tally(self, counts: NDArray[np.int64], fingerprints: NDArray[np.uint64]) -> None:
+        """What an object holds of each partition."""
+        with self._lock:
+            self.counts += counts
+            self.fingerprints += fingerprints
 
     def stored(self, size: int) -> None:
         """So many stored bytes of some object have arrived."""
@@ -278,10 +288,21 @@ def _check_records(
         ("indexes", [index.name for index in preamble.indexes], manifest.indexes),
         ("UDFs", [udf.name for udf in preamble.udfs], manifest.udfs),
     ):
-        if found != (expected if entry.first == 0 else []):
+        wanted = expected if manifest.may_define(entry) else []
+        if found != wanted:
+            finding.problems.append(f"{entry.name}: holds {what} {found}, the manifest says {wanted}; {_DO}")
+    if manifest.is_adopted:
+        track.add_tally(counts, fingerprints)
+        if int(counts.sum()) != entry.records:
             finding.problems.append(
-                f"{entry.name}: holds {what} {found}, the manifest says {expected if entry.first == 0 else []}; {_DO}"
+                f"{entry.name}: holds {int(counts.sum())} records, the manifest says {entry.records}; {_DO}"
             )
+        elif int(counts[entry.first : entry.last + 1].sum()) != entry.records:
+            finding.problems.append(
+                f"{entry.name}: holds records of other partitions than {entry.first}-{entry.last}, which the manifest "
+                f"says; {_DO}"
+            )
+        return
     _compare_counts(entry, counts, manifest.partition_counts, finding)
     span = slice(entry.first, entry.last + 1)
     differ = np.flatnonzero(fingerprints[span] != np.array(manifest.fingerprints, np.uint64)[span]) + entry.first
@@ -291,6 +312,21 @@ def _check_records(
             f"{entry.name}: {differ.size} partitions hold as many records as they should but other ones, the first "
             f"is {partition} (fingerprint {int(fingerprints[partition]):016x}, the manifest says "
             f"{manifest.fingerprints[partition]:016x}); {_DO}"
+        )
+
+
+def _compare_all(manifest: Manifest, track: _Track) -> Iterator[str]:
+    """Of an adopted point, whose objects share partitions: what they hold together."""
+    counts, fingerprints = track.counts, track.fingerprints
+    differ = np.flatnonzero(
+        (counts != np.array(manifest.partition_counts, np.int64))
+        | (fingerprints != np.array(manifest.fingerprints, np.uint64))
+    )
+    if differ.size:
+        partition = int(differ[0])
+        yield (
+            f"the objects hold other records in {differ.size} partitions than the manifest says, the first is "
+            f"{partition} ({counts[partition]} instead of {manifest.partition_counts[partition]}); {_DO}"
         )
 
 

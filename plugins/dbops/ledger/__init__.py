@@ -1,9 +1,20 @@
 """What was done, seen and broken, in a PostgreSQL database of its own."""
 
-from dbops.ledger.incidents import Resolution, Sighting, record_delivery, resolve_incident, see_incident
+from dbops.ledger.incidents import (
+    Resolution,
+    Sighting,
+    open_incidents,
+    record_delivery,
+    resolve_incident,
+    see_incident,
+)
+from dbops.ledger.read import PastAction, PastCheck, actions_of, checks_since, find_action
 from dbops.ledger.record import (
     archived_days,
     failures_of,
+    known_since,
+    never_drilled,
+    newest_check,
     record_action,
     record_archived_part,
     record_check,
@@ -26,12 +37,21 @@ __all__ = [
     "LedgerNotReady",
     "LedgerStatus",
     "LedgerUnavailable",
+    "PastAction",
+    "PastCheck",
     "Resolution",
     "Sighting",
+    "actions_of",
     "archived_days",
+    "checks_since",
     "connect",
     "failures_of",
+    "find_action",
+    "known_since",
     "migrate",
+    "never_drilled",
+    "newest_check",
+    "open_incidents",
     "record_action",
     "record_archived_part",
     "record_check",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Engine, cast, func, select, text
+from sqlalchemy.dialects.postgresql import JSONPATH, insert
 from sqlalchemy.orm import Session
 
 from dbops.ledger.models import Incident
@@ -116,6 +116,18 @@ def resolve_incident(engine: Engine, key: str, *, at: datetime | None = None) ->
             details=incident.details,
             tell=tell,
         )
+
+
+def open_incidents(engine: Engine, prefix: str) -> set[str]:
+    """Keys, beginning with `prefix`, of the incidents that `resolve_incident` has something to do for: open ones, and
+    those whose end was not told everywhere.
+    """
+    untold = func.jsonb_path_exists(Incident.channels, cast('$.*.state ? (@ != "resolved")', JSONPATH))
+    found = select(Incident.key).where(
+        Incident.key.startswith(prefix, autoescape=True), Incident.resolved_at.is_(None) | untold
+    )
+    with transaction(engine) as session:
+        return set(session.scalars(found))
 
 
 def record_delivery(engine: Engine, id: int, channel: str, *, resolving: bool, error: str | None) -> bool:

@@ -159,6 +159,54 @@ def record_check(
         session.execute(statement.on_conflict_do_update(constraint="check_result_once", set_=values))
 
 
+def known_since(engine: Engine, check: str, cluster: str, namespace: str) -> datetime | None:
+    """When the ledger first knew of a namespace: by its first row of a check, or its first backup. None: not at all.
+
+    :param check: name of the check, whose target is `<cluster>/<namespace>`.
+    """
+    seen = select(func.min(CheckResult.at)).where(
+        CheckResult.name == check, CheckResult.target == f"{cluster}/{namespace}"
+    )
+    backed_up = select(func.min(RestorePoint.committed_at)).where(
+        RestorePoint.cluster == cluster, RestorePoint.namespace == namespace
+    )
+    with transaction(engine) as session:
+        return min(filter(None, (session.scalar(seen), session.scalar(backed_up))), default=None)
+
+
+def never_drilled(engine: Engine, drill: str) -> list[tuple[str, str]]:
+    """(cluster, namespace) of those whose newest verified full is younger than the newest point that was drilled.
+
+    :param drill: name of the action whose target is `<cluster>/<namespace>` and whose details hold `point`,
+        `<cluster>/<namespace> <id>`.
+    """
+    fulls = (
+        select(RestorePoint.cluster, RestorePoint.namespace, func.max(RestorePoint.id))
+        .where(RestorePoint.kind == "full", RestorePoint.verified_ok.is_(True), RestorePoint.gone_at.is_(None))
+        .group_by(RestorePoint.cluster, RestorePoint.namespace)
+    )
+    drills = (
+        select(Action.target, func.max(Action.details["point"].astext))
+        .where(Action.name == drill)
+        .group_by(Action.target)
+    )
+    with transaction(engine) as session:
+        last = {target: point or "" for target, point in session.execute(drills)}
+        return sorted(
+            (cluster, namespace)
+            for cluster, namespace, id in session.execute(fulls)
+            if last.get(f"{cluster}/{namespace}", "") < f"{cluster}/{namespace} {id}"
+        )
+
+
+def newest_check(engine: Engine, name: str, target: str) -> tuple[datetime, dict[str, Any]] | None:
+    """When a check last wrote its row, and the row's details; None: it never has."""
+    found = select(CheckResult.at, CheckResult.details).where(CheckResult.name == name, CheckResult.target == target)
+    with transaction(engine) as session:
+        row = session.execute(found.order_by(CheckResult.at.desc(), CheckResult.id.desc()).limit(1)).first()
+        return None if row is None else (row.at, row.details)
+
+
 def record_action(
     engine: Engine,
     *,

@@ -21,7 +21,19 @@ from dbops.platform.model import (
     Severity,
     Storage,
 )
-from dbops.platform.redshift import Archive, ArchiveTable, Grantee, LegalHold, Redshift, Vacuum, Window
+from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
+from dbops.platform.redshift import (
+    Archive,
+    ArchiveTable,
+    Grantee,
+    Health,
+    LegalHold,
+    Redshift,
+    Review,
+    Snapshots,
+    Vacuum,
+    Window,
+)
 
 __all__ = [
     "METRICS",
@@ -35,6 +47,7 @@ __all__ = [
     "BackupKind",
     "Engine",
     "Grantee",
+    "Health",
     "LegalHold",
     "Limit",
     "Namespace",
@@ -43,11 +56,16 @@ __all__ = [
     "Platform",
     "PlatformError",
     "PlatformFileError",
+    "Postgres",
+    "PostgresHealth",
+    "PostgresMaintenance",
     "Problem",
     "Redshift",
     "Retention",
+    "Review",
     "Scratch",
     "Severity",
+    "Snapshots",
     "Storage",
     "Vacuum",
     "Window",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
@@ -46,7 +47,9 @@ from dbops.platform.fields import (
     refuse,
     unique,
 )
+from dbops.platform.postgres import Postgres
 from dbops.platform.redshift import Redshift
+from dbops.platform.sync import Sync
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
 
@@ -264,6 +267,13 @@ class AerospikeCluster(Model):
         return self
 
     @property
+    def asrestore_path(self) -> str | None:
+        """Where the workers have `asrestore`: beside `asbackup`; None: on their PATH."""
+        if self.engine != "asbackup" or self.engine_path is None:
+            return None
+        return str(PurePosixPath(self.engine_path).with_name("asrestore"))
+
+    @property
     def backup_kinds(self) -> tuple[BackupKind, ...]:
         kinds = [BackupKind("full", self.schedules.full, self.max_duration.full)]
         if self.schedules.incremental and self.max_duration.incremental:
@@ -410,6 +420,10 @@ class Platform(Model):
     aerospike: Aerospike
     redshift: Redshift | None = None
     """None: this platform has no warehouse."""
+    postgres: Postgres | None = None
+    """None: this platform has no PostgreSQL that is looked after."""
+    sync: Sync | None = None
+    """None: nothing is carried from PostgreSQL to Aerospike."""
 
     @field_validator("objectives")
     @classmethod
@@ -435,8 +449,37 @@ class Platform(Model):
         refuse(problems)
         return value
 
+    @field_validator("sync")
+    @classmethod
+    def _known_places(cls, value: Sync | None, info: ValidationInfo) -> Sync | None:
+        aerospike = info.data.get("aerospike")
+        known = {one.name: {place.name for place in one.namespaces} for one in aerospike.clusters} if aerospike else {}
+        problems: list[tuple[Sequence[str | int], str]] = []
+        for number, pair in enumerate(value.pairs if value is not None and aerospike else ()):
+            for index, cluster in enumerate(pair.clusters):
+                if cluster not in known:
+                    problems.append((("pairs", number, "clusters", index), f"{cluster!r} is no Aerospike cluster"))
+                elif pair.namespace not in known[cluster]:
+                    problems.append((("pairs", number, "namespace"), f"cluster {cluster} has none of that name"))
+        refuse(problems)
+        return value
+
+    @field_validator("redshift")
+    @classmethod
+    def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
+        objectives = info.data.get("objectives")
+        if value is not None and objectives is not None and value.snapshots.max_age > objectives.redshift.rpo:
+            reason = f"is more than the RPO of {duration_text(objectives.redshift.rpo)}"
+            refuse([(("snapshots", "max_age"), f"{reason}: the alert would come after the promise is broken")])
+        return value
+
     @model_validator(mode="after")
     def _inherit(self) -> Platform:
+        if self.redshift is not None:
+            if self.redshift.aws_connection is None:
+                object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
+            if self.redshift.region is None:
+                object.__setattr__(self.redshift, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)

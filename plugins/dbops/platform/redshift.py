@@ -18,8 +18,10 @@ from dbops.platform.fields import (
     Number,
     PlatformError,
     Prefix,
+    Region,
     Whole,
     duration_text,
+    inherited,
     refuse,
     unique,
 )
@@ -56,6 +58,7 @@ class RedshiftSchedules(Model):
     monthly: Cron = "0 4 1 * *"
     archive: Cron = "0 0 * * *"
     """At midnight, so that the data interval of a run is a day, and a backfill of days is one of these days."""
+    snapshots: Cron = "30 5 * * *"
 
 
 class Window(Model):
@@ -89,6 +92,30 @@ class Vacuum(Model):
     """Share of rows that are deleted and not yet reclaimed."""
     to_percent: Annotated[Whole, Field(ge=1, le=100)] = 99
     boost: StrictBool = False
+
+
+class Health(Model):
+    """What the daily check warns of, beside `limits`."""
+
+    failed_queries: Percent = 5
+    """Share of statements that may fail."""
+    old_transaction: Duration = timedelta(hours=1)
+    """A transaction that is open longer keeps VACUUM from removing deleted rows."""
+
+
+class Review(Model):
+    """What the monthly review looks at."""
+
+    min_size_mb: Annotated[Whole, Field(ge=1)] = 1024
+    """Smaller tables are not worth advice."""
+    skew_rows: Annotated[Number, Field(ge=1)] = 4
+    """Rows of the fullest slice over those of the emptiest one."""
+    skew_sort_key: Annotated[Number, Field(ge=1)] = 4
+    """Size of the largest column over that of the first sort key column; AWS advises not to compress the key then."""
+    unused_after: Days = timedelta(days=30)
+    """A table that nobody has read for so long is reported."""
+    cold_after: Days = timedelta(days=365)
+    """Rows that are older should be archived."""
 
 
 class ArchiveTable(Model):
@@ -200,7 +227,16 @@ class Snapshots(Model):
     keep: Days = timedelta(days=7)
     """How long the manual ones are kept that this package takes."""
     restore_node_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+\.[a-z0-9]+$")] | None = None
-    """Node type of a restored cluster; None: as the snapshot's."""
+    """Node type of a restored cluster; None: as the snapshot's. Serverless has none."""
+    restore_timeout: Duration = timedelta(hours=6)
+    """A restore that is not available by then has failed, whatever the RTO."""
+    check_days: Annotated[Whole, Field(ge=1, le=90)] = 7
+    """So many days before a snapshot are counted in each archived table, to compare a restored cluster with."""
+    tolerance: Percent = 1
+    """A restored day may lack so much of its rows: what arrived late, after the snapshot."""
+
+
+SystemPrivilege = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z]+( [A-Za-z]+)*$")]
 
 
 class Grantee(Model):
@@ -212,16 +248,28 @@ class Grantee(Model):
     schemas: tuple[str, ...] = ()
     """Schemas on whose tables it has `privileges`."""
     privileges: tuple[Literal["select", "insert", "update", "delete", "references", "drop"], ...] = ("select",)
+    creates: StrictBool = False
+    """Whether it may create tables in its schemas."""
+    member_of: tuple[str, ...] = ()
+    """Roles and groups that it may be in: `sys:monitor`, `analysts`."""
+    system: tuple[SystemPrivilege, ...] = ()
+    """Of a role: its permissions on the whole database, such as `vacuum`."""
 
 
 class Redshift(Model):
     name: Name
     """The cluster's identifier, or the workgroup's."""
     connection: ConnectionId = "dbops_redshift"
+    aws_connection: ConnectionId = Field(default_factory=inherited)
+    """For snapshots and restores. Default: that of the storage."""
+    region: Region = Field(default_factory=inherited)
+    """Default: that of the storage."""
     serverless: StrictBool = False
     schedules: RedshiftSchedules = Field(default_factory=RedshiftSchedules)
     window: Window = Field(default_factory=Window)
     vacuum: Vacuum = Field(default_factory=Vacuum)
+    health: Health = Field(default_factory=Health)
+    review: Review = Field(default_factory=Review)
     archive: Archive = Field(default_factory=Archive)
     snapshots: Snapshots = Field(default_factory=Snapshots)
     access: Annotated[tuple[Grantee, ...], unique("grantee")] = ()

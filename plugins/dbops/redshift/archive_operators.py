@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dbops.redshift.archive_parts import ArchivePlace
     from dbops.redshift.archive_plan import ArchivePlan
+    from dbops.redshift.data_api import DataApiSession
     from dbops.redshift.session import ConnectorSession
 
 BACKFILL = "backfill"
@@ -41,7 +42,7 @@ def _place(platform: Platform) -> ArchivePlace:
     return open_place(platform, connection(platform.storage.connection))
 
 
-def _session(platform: Platform) -> ConnectorSession:
+def _session(platform: Platform) -> ConnectorSession | DataApiSession:
     from dbops.redshift.archive_parts import warehouse
     from dbops.redshift.session import open_session
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError, FinalError, RetryableError
 
+if TYPE_CHECKING:
+    from dbops.redshift.data_api import DataApiSession
+
 Row = Sequence[Any]
+
+QUERY_GROUP = "dbops"
+"""Label of all that this package runs: for a queue of its own (WLM), and so that reviews of use can leave it out."""
 
 
 class RedshiftUnreachable(RetryableError):
@@ -81,6 +87,7 @@ class ConnectorSession:
         # `timeout` is of the socket, and would end every statement that takes longer to answer.
         self._connection._usock.settimeout(None)
         self._connection.autocommit = True
+        self.run(f"set query_group to '{QUERY_GROUP}'")
 
     def __enter__(self) -> ConnectorSession:
         return self
@@ -137,7 +144,15 @@ class ConnectorSession:
             cursor.close()
 
 
-def open_session(info: ConnectionInfo) -> ConnectorSession:
+def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
+    """A session over the driver, or over the Data API when the connection's extra says `data_api`.
+
+    :raises RedshiftUnreachable, ConfigurationError: the connection is not made.
+    """
+    if info.extra.get("data_api"):
+        from dbops.redshift.data_api import DataApiSession
+
+        return DataApiSession(info)
     return ConnectorSession(info)
 
 

@@ -19,6 +19,7 @@ from dbops.alerts.airflow import (
     deadline_missed,
     notify,
     remember_error,
+    report,
     resolve,
     resolve_on_success,
 )
@@ -69,6 +70,26 @@ def test_the_same_run_failing_twice_is_counted_once(incidents: Incidents) -> Non
     assert incidents()[0].times_seen == 2
 
 
+@pytest.mark.usefixtures("ledger")
+def test_a_check_of_many_things_raises_and_ends_the_incident_of_each(
+    receivers: LabReceivers, incidents: Incidents
+) -> None:
+    def alert(key: str) -> Alert:
+        return Alert(Severity.CRITICAL, key, f"{key} is broken", "what it means", runbook="backup_rpo_exceeded")
+
+    report(minimal(), [alert("check/a"), alert("check/b")], [])
+    report(minimal(), [alert("check/b"), alert("check/c")], ["check/a", "check/none"])
+    found = {incident.key: incident for incident in incidents()}
+    assert {key: one.resolved_at is None for key, one in found.items()} == {
+        "check/a": False,
+        "check/b": True,
+        "check/c": True,
+    }
+    assert found["check/b"].details["run_url"].endswith("/dags/nightly/runs/manual__1")
+    assert found["check/b"].times_seen == 1, "the same run again"
+    assert len(receivers.inbox("slack")) == 4
+
+
 def late(state: str) -> dict[str, Any]:
     """As `Deadline.handle_miss` makes it."""
     queued = datetime.now(UTC) - timedelta(hours=2)
@@ -111,9 +132,10 @@ def test_nothing_that_goes_wrong_in_an_alert_is_raised(
     resolve_on_success(context)
     remember_error({"ti": SimpleNamespace()} if broken == "platform" else context)  # type: ignore[arg-type]
     deadline_missed("aerospike_backup_late", context={} if broken == "context" else late("running"))
+    report(context, [], ["k"])
     if broken == "platform":
         notify(Alert(Severity.WARNING, "k", "t", "w"))
         resolve("k")
     lost = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
-    assert len(lost) == (6 if broken == "platform" else 4)
+    assert len(lost) == (7 if broken == "platform" else 5)
     assert "hunter2" not in json.dumps(lost)

@@ -41,8 +41,13 @@ class TestLifecycle:
         assert versions["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}
         assert "Expiration" not in uploads
         assert versions["Expiration"] == {"ExpiredObjectDeleteMarker": True}
+        restores = found["dbops restores/ old versions"]
+        assert {name: value for name, value in restores.items() if name not in {"ID", "Filter"}} == {
+            name: value for name, value in versions.items() if name not in {"ID", "Filter"}
+        }
+        assert uploads["Filter"] == versions["Filter"] == {"Prefix": "aerospike/"}
+        assert restores["Filter"] == {"Prefix": "restores/"}
         for rule in found.values():
-            assert rule["Filter"] == {"Prefix": "aerospike/"}
             assert "Transitions" not in rule
         assert not ensure_lifecycle(store).changed
 
@@ -105,8 +110,9 @@ class TestLifecycle:
         other = S3Store(store.bucket, "staging/x", store._connection)
         ensure_lifecycle(store)
         ensure_lifecycle(other)
-        assert len(rules(store)) == 4
-        assert {rule["Filter"]["Prefix"] for rule in rules(store).values()} == {"aerospike/", "staging/x/aerospike/"}
+        assert len(rules(store)) == 6
+        places = {"aerospike/", "restores/", "staging/x/aerospike/", "staging/x/restores/"}
+        assert {rule["Filter"]["Prefix"] for rule in rules(store).values()} == places
 
     def test_a_changed_rule_of_ours_is_set_right(self, store: S3Store) -> None:
         ensure_lifecycle(store)

@@ -8,7 +8,7 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from dbops.ledger import Sighting, record_delivery, resolve_incident, see_incident, transaction
+from dbops.ledger import Sighting, open_incidents, record_delivery, resolve_incident, see_incident, transaction
 from dbops.ledger.incidents import CLAIM_LAPSES
 from dbops.ledger.models import Incident
 from sqlalchemy import Engine, select, text
@@ -167,3 +167,18 @@ def age_claims(ledger: Engine, id: int) -> None:
     with transaction(ledger) as session:
         incident = session.get_one(Incident, id)
         incident.channels = {name: entry | {"at": past} for name, entry in incident.channels.items()}
+
+
+def test_open_are_those_that_resolving_has_something_to_do_for(ledger: Engine) -> None:
+    for key in ("rpo/a", "rpo/b", "rpo/c", "rpo_d", "other"):
+        tell(ledger, see(ledger, key=key))
+    assert open_incidents(ledger, "rpo/") == {"rpo/a", "rpo/b", "rpo/c"}
+    assert open_incidents(ledger, "rpo_") == {"rpo_d"}, "an underscore stands for itself"
+    for key in ("rpo/a", "rpo/b"):
+        resolution = resolve_incident(ledger, key)
+        assert resolution is not None
+        for channel in resolution.tell:
+            error = "down" if (key, channel) == ("rpo/b", "slack") else None
+            record_delivery(ledger, resolution.id, channel, resolving=True, error=error)
+    assert open_incidents(ledger, "rpo/") == {"rpo/b", "rpo/c"}, "the end of b is not known in Slack"
+    assert open_incidents(ledger, "none") == set()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from dbops.ledger import (
+    known_since,
+    never_drilled,
     record_action,
     record_check,
     record_expiry,
@@ -153,3 +155,43 @@ def test_an_expired_point_is_gone_once_and_one_that_stays_is_not(ledger: Engine)
     record_expiry(
         ledger, "eu", "dmp", "unknown", run="r1", at=START, outcome="done", message="it is no error", details={}
     )
+
+
+def test_a_namespace_is_known_since_its_first_check_or_its_first_backup(ledger: Engine) -> None:
+    def seen(target: str, hours: int, name: str = "aerospike_rpo") -> None:
+        at = START + timedelta(hours=hours)
+        record_check(ledger, name=name, target=target, run=f"run {hours}", at=at, ok=False, message="none")
+
+    def known(namespace: str = "bidder") -> object:
+        return known_since(ledger, "aerospike_rpo", "eu", namespace)
+
+    assert known() is None
+    for hours in (9, 8, 10):
+        seen("eu/bidder", hours)
+    seen("eu/bidder", 1, name="aerospike_rto")
+    seen("apac/bidder", 1)
+    assert known() == START + timedelta(hours=8)
+    assert known("dmp") is None
+    record_restore_point(ledger, manifest("dmp"), LOCATION, SHA)
+    assert known("dmp") == START + timedelta(minutes=3)
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    assert known() == START + timedelta(minutes=3)
+
+
+def test_a_full_is_to_be_drilled_until_it_or_a_younger_point_was(ledger: Engine) -> None:
+    def drilled(id: str, outcome: str) -> None:
+        record_action(
+            ledger, name="drill", target="eu/bidder", run=id, started_at=START, outcome=outcome,  # type: ignore[arg-type]
+            details={"point": f"eu/bidder {id}"},
+        )  # fmt: skip
+
+    record_restore_point(ledger, manifest(), LOCATION, SHA)
+    record_restore_point(ledger, manifest("dmp"), LOCATION, SHA)
+    assert never_drilled(ledger, "drill") == []
+    record_verification(ledger, "eu", "bidder", manifest().id, at=START, ok=True)
+    record_verification(ledger, "eu", "dmp", manifest().id, at=START, ok=False, problems=["truncated"])
+    assert never_drilled(ledger, "drill") == [("eu", "bidder")]
+    drilled("20261122T020000Z-full", "done")
+    assert never_drilled(ledger, "drill") == [("eu", "bidder")]
+    drilled("20261123T060000Z-incremental", "failed")
+    assert never_drilled(ledger, "drill") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -260,11 +261,28 @@ def test_it_is_refused_with_its_path_and_the_reason(write: Write, path: str, val
 
 
 def test_slices_times_namespaces_have_a_limit_that_the_message_helps_to_keep(write: Write) -> None:
-    names = [{"name": f"n{index}", "track_deletes": False} for index in range(16)]
+    kept = ("bidder", "spend")  # which pairs of `sync` name
+    names = [{"name": name, "track_deletes": False} for name in (*kept, *(f"n{index}" for index in range(14)))]
     load_platform(write(changed("aerospike.clusters.0.namespaces", names)))
     names.append({"name": "n16", "track_deletes": False})
     message = str(refusal(write, changed("aerospike.clusters.0.namespaces", names)))
     assert "17 namespaces x 64 slices are more than the 1024 tasks of a run; set slices to 60 or less" in message
+
+
+def test_pairs_of_the_sync_are_of_clusters_and_columns_that_can_be(write: Write) -> None:
+    for path, value, told in [
+        ("sync.pairs.0.clusters", ["mars"], "'mars' is no Aerospike cluster"),
+        ("sync.pairs.0.namespace", "none", "cluster eu has none of that name"),
+        ("sync.pairs.0.key", "id", "names no column; write {id}"),
+        ("sync.pairs.0.key", "{id", "is no template"),
+        ("sync.pairs.3.key_type", "integer", "integer needs a key of one column"),
+        ("sync.pairs.0.columns.1.bin", "ID", "'ID' was named before"),
+        ("sync.pairs.0.columns.0.scale", 2, "has a meaning with the form scaled only"),
+        ("sync.syncer", ..., "`repair: syncer` needs a section `syncer`"),
+    ]:
+        found = str(refusal(write, changed(path, value)))
+        assert told in found
+        assert re.sub(r"\.(\d+)", r"[\1]", path.removesuffix(".syncer")) in found
 
 
 def test_two_clusters_without_seeds_need_a_connection_each(write: Write) -> None:
@@ -437,6 +455,7 @@ def test_importing_it_is_cheap_and_brings_nothing_heavy() -> None:
 
 def test_a_large_platform_loads_in_seconds(write: Write) -> None:
     data = yaml.safe_load(PRODUCTION)
+    del data["sync"]  # names clusters of this file
     model = data["aerospike"]["clusters"][0]
     data["aerospike"]["clusters"] = [
         {

@@ -24,10 +24,12 @@ GRANT SELECT ON rs.pg_user, rs.pg_group TO PUBLIC;
 CREATE VIEW pg_catalog.svv_user_info AS
 SELECT usename::text AS user_name, usesysid AS user_id, usecreatedb AS createdb, usesuper AS superuser, usecatupd
        AS catalog_update,
-       'UNLIMITED'::text AS connection_limit, 'RESTRICTED'::text AS syslog_access, NULL::timestamp
-              AS last_ddl_timestamp,
-       NULL::text AS session_timeout, NULL::text AS external_user_id
-FROM rs.pg_user;
+       'UNLIMITED'::text AS connection_limit,
+       CASE WHEN usesuper OR EXISTS (SELECT FROM rs.principal p WHERE p.id = usesysid AND p.sees_syslog)
+            THEN 'UNRESTRICTED' ELSE 'RESTRICTED' END::text AS syslog_access,
+       NULL::timestamp AS last_ddl_timestamp, NULL::text AS session_timeout, NULL::text AS external_user_id
+FROM rs.pg_user
+WHERE usename = session_user OR (SELECT rolsuper FROM pg_roles WHERE rolname = session_user);
 
 CREATE VIEW pg_catalog.svv_roles AS
 SELECT p.oid::bigint::int AS role_id, p.name::text AS role_name,
@@ -76,7 +78,7 @@ SELECT g.nspname::text AS namespace_name, g.relname::text AS relation_name, g.pr
               rs.identity_type(g.grantee) AS identity_type,
        bool_or(g.is_grantable) AS admin_option
 FROM rs.granted g
-WHERE rs.is_superuser() OR g.grantee = 0 OR pg_has_role(g.grantee, 'MEMBER') OR has_table_privilege(g.relid,
+WHERE rs.sees_all() OR g.grantee = 0 OR pg_has_role(g.grantee, 'MEMBER') OR has_table_privilege(g.relid,
        'SELECT WITH GRANT OPTION')
 GROUP BY g.nspname, g.relname, g.privilege_type, g.grantee;
 
@@ -122,7 +124,13 @@ SELECT n.nspname::text AS schema_name, CASE d.defaclobjtype WHEN 'r' THEN 'RELAT
        rs.identity_type(a.grantee) AS grantee_type, a.is_grantable AS admin_option
 FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace CROSS
        JOIN LATERAL aclexplode(d.defaclacl) a
-WHERE a.grantee <> d.defaclrole AND a.privilege_type NOT IN ('TRIGGER', 'MAINTAIN');
+WHERE a.grantee <> d.defaclrole AND a.privilege_type NOT IN ('TRIGGER', 'MAINTAIN')
+UNION ALL
+SELECT n.nspname::text, 'RELATION', d.owner::bigint::int, rs.identity_name(d.owner), 'user', d.privilege,
+       d.grantee::bigint::int, rs.identity_name(d.grantee), rs.identity_type(d.grantee), false
+FROM rs.default_privilege d JOIN pg_roles o ON o.oid = d.owner
+LEFT JOIN pg_roles g ON g.oid = d.grantee LEFT JOIN pg_namespace n ON n.oid = d.schema
+WHERE (d.grantee = 0 OR g.oid IS NOT NULL) AND (d.schema IS NULL OR n.oid IS NOT NULL);  -- what was dropped since is left out
 
 GRANT SELECT ON pg_catalog.svv_user_info, pg_catalog.svv_roles, pg_catalog.svv_user_grants,
        pg_catalog.svv_role_grants,

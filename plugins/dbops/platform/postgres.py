@@ -1,0 +1,142 @@
+"""The part of a platform file that describes its PostgreSQL instance."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
+
+from dbops.platform.fields import (
+    ConnectionId,
+    Cron,
+    Duration,
+    Model,
+    Name,
+    Number,
+    Whole,
+    duration_text,
+    unique,
+)
+from dbops.platform.redshift import Percent, TableName, Window
+
+DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
+
+
+class PostgresSchedules(Model):
+    """Cron of five fields, UTC. Health is looked at every 15 minutes."""
+
+    report: Cron = "0 7 * * *"
+    maintenance: Cron = "30 2 * * *"
+
+
+class DurationLevels(Model):
+    """Above these an alert of that severity is raised."""
+
+    warn: Duration
+    critical: Duration
+
+    @field_validator("critical")
+    @classmethod
+    def _order(cls, value: timedelta, info: ValidationInfo) -> timedelta:
+        if "warn" in info.data and value <= info.data["warn"]:
+            raise ValueError(f"must be more than warn, which is {duration_text(info.data['warn'])}")
+        return value
+
+
+class Levels(Model):
+    """Above these an alert of that severity is raised."""
+
+    warn: Number
+    critical: Number
+
+    @field_validator("critical")
+    @classmethod
+    def _order(cls, value: float, info: ValidationInfo) -> float:
+        if "warn" in info.data and value <= info.data["warn"]:
+            raise ValueError(f"must be more than warn, which is {info.data['warn']:g}")
+        return value
+
+
+class PercentLevels(Levels):
+    warn: Percent
+    critical: Percent
+
+
+class PostgresHealth(Model):
+    """Limits beside those of `limits`, which hold connections, query time, replication lag and disk.
+
+    The defaults are pgmonitor's, where it has one.
+    """
+
+    idle_in_transaction: DurationLevels = Field(
+        default_factory=lambda: DurationLevels(warn=timedelta(minutes=5), critical=timedelta(minutes=15))
+    )
+    long_transaction: DurationLevels = Field(
+        default_factory=lambda: DurationLevels(warn=timedelta(hours=1), critical=timedelta(hours=12))
+    )
+    """Open and working."""
+    blocked: DurationLevels = Field(
+        default_factory=lambda: DurationLevels(warn=timedelta(minutes=1), critical=timedelta(minutes=5))
+    )
+    """How long a session waits for a lock."""
+    wraparound: PercentLevels = Field(default_factory=lambda: PercentLevels(warn=50, critical=75))
+    """Of the 2^31 transaction ids (or multixacts) after which no write is accepted."""
+    sequences: PercentLevels = Field(default_factory=lambda: PercentLevels(warn=75, critical=90))
+    """Of the values of a sequence that are used."""
+    replication_lag_mb: Levels = Field(default_factory=lambda: Levels(warn=50, critical=100))
+    """Beside `limits.postgres_replication_lag`: the primary knows no seconds of a standby that replays nothing."""
+    slot_kept_mb: Levels = Field(default_factory=lambda: Levels(warn=1024, critical=10240))
+    """WAL that a replication slot keeps on the disk."""
+    cache_hit: Percent = 99
+    """The daily report names databases below it."""
+    least_calls: Annotated[Whole, Field(ge=1)] = 100
+    """Fewer calls between two looks say nothing about query time."""
+
+
+class PostgresMaintenance(Model):
+    """From when on a table or index is worked on. Shares and sizes hold together: a share of little is little."""
+
+    window: Window = Field(default_factory=lambda: Window(last_start=timedelta(hours=2), hard_end=timedelta(hours=3)))
+    """Counted from the start of the run. Nothing starts after `last_start`; what runs at `hard_end` is cancelled."""
+    lock_timeout: Duration = timedelta(seconds=5)
+    """So long is waited for a lock; everybody else waits behind it."""
+    analyze_timeout: Duration = timedelta(minutes=5)
+    vacuum_timeout: Duration = timedelta(hours=1)
+    reindex_timeout: Duration = timedelta(hours=1)
+    dead_percent: Percent = 10
+    dead_rows: Annotated[Whole, Field(ge=0)] = 10_000
+    changed_percent: Percent = 10
+    changed_rows: Annotated[Whole, Field(ge=0)] = 1_000
+    freeze_percent: Annotated[Number, Field(gt=0, le=100)] = 75
+    """Of autovacuum_freeze_max_age: older tables are frozen in our window, before autovacuum has to at any hour."""
+    index_bloat_percent: Percent = 50
+    index_waste_mb: Number = 100
+    reindex_tables: Annotated[tuple[TableName, ...], unique("table")] = ()
+    """Tables (schema.table, in every database) whose bloated indexes are rebuilt. Others are only reported."""
+    reindex_invalid: StrictBool = True
+    """Rebuild what an interrupted CREATE INDEX CONCURRENTLY left invalid, on any table."""
+    largest_index_mb: Number = 51_200
+    """A larger index is not rebuilt: that needs its size again on the disk, and hours."""
+
+
+def _some(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise ValueError("must name at least one database")
+    return value
+
+
+class Postgres(Model):
+    name: Name
+    """The instance's identifier."""
+    connection: ConnectionId = "dbops_postgres"
+    """A role with pg_monitor; its database is only where it begins."""
+    maintenance_connection: ConnectionId = "dbops_postgres_maintenance"
+    """The owner of the tables, or from PostgreSQL 17 on a role with pg_maintain."""
+    databases: Annotated[tuple[DatabaseName, ...], unique("database"), AfterValidator(_some)]
+    """Whose tables are looked at and maintained. What concerns the whole instance is asked in the first one."""
+    storage_gb: Annotated[Number, Field(gt=0)] | None = None
+    """Size of its volume, for `limits.postgres_disk`: SQL cannot ask for it. None: fill of the disk is not checked."""
+    schedules: PostgresSchedules = Field(default_factory=PostgresSchedules)
+    health: PostgresHealth = Field(default_factory=PostgresHealth)
+    maintenance: PostgresMaintenance = Field(default_factory=PostgresMaintenance)

@@ -1,0 +1,1 @@
+"""PostgreSQL: reports, health, maintenance."""
