@@ -130,7 +130,7 @@ BEGIN
 END $$;
 -- The common case, a part of a hash, without a loop; PL/pgSQL, since its parameter is worked out once.
 CREATE FUNCTION pg_catalog.strtol(a text, base int) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 BEGIN
     IF base = 16 AND length(a) < 16 AND left(a, 1) > '/' AND substr(a, 2, 1) <> 'x' THEN
         RETURN ('x' || lpad(a, 16, '0'))::bit(64)::bigint;

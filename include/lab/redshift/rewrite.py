@@ -227,7 +227,8 @@ class _Walk:
 
     def _name(self, token: Token) -> None:
         """A quoted identifier, or `#name`."""
-        if isinstance(self._next(), Group) and not self._is_alias_list():
+        is_call = self._is_call() if symbol(self._before) == "." else not self._is_alias_list()
+        if isinstance(self._next(), Group) and is_call:
             self._check_function(token.value)
         self._note_table(token)
         self._out.append(code(identifier(token.value)))
@@ -365,6 +366,24 @@ class _Walk:
         if not self._is_called():
             return False
         self._out.append(code("coalesce"))
+        return True
+
+    def _strtol(self, token: Token) -> bool:
+        """`STRTOL(LEFT(x, n), 16)` of fifteen digits at most, the usual way from a hash to a number, without a call for
+        each row. What is no digit is refused by the cast.
+        """
+        group = self._next()
+        if not isinstance(group, Group):
+            return False
+        parts = [trimmed(part) for part in commas(group.nodes)]
+        if len(parts) != 2 or render(parts[1]) != "16" or [word(node) for node in parts[0]] != ["left", ""]:
+            return False
+        inner = parts[0][1]
+        size = render(trimmed(commas(inner.nodes)[-1])) if isinstance(inner, Group) else ""
+        if not size.isdigit() or not 1 <= int(size) <= 15:
+            return False
+        self._take()
+        self._out.append(code(f"('x' || lpad({self._rewriter.part(parts[0])}, 16, '0'))::bit(64)::bigint"))
         return True
 
     def _nvl2(self, token: Token) -> bool:
@@ -544,6 +563,7 @@ _SPECIAL: dict[str, _Special] = {
     "date_add": _Walk._date_function,
     "nvl": _Walk._nvl,
     "nvl2": _Walk._nvl2,
+    "strtol": _Walk._strtol,
     "decode": _Walk._decode,
     "convert": _Walk._convert,
     "listagg": _Walk._listagg,

@@ -273,23 +273,16 @@ class _Day:
     # ------------------------------------------------------------------ rows that are in the table
 
     def archive_rows(self) -> bool:
-        """Archive and delete what the table has of the day; False when there is, or may be, more."""
+        """Archive and delete what the table has of the day; False when it changed meanwhile."""
         source = self._source()
         if source is None:
             return True
         attempt = new_attempt(datetime.now(UTC))
-        if not self._count(source):
+        begun, rows = self._unload(source, attempt)
+        if begun is None:
             if not self.parts:
                 self._commit_empty(source, attempt)
             return True
-        begun = self._note(attempt, source.name)
-        warm = threading.Thread(target=_warm, name="warm", daemon=True)
-        warm.start()
-        rows = self._unload(source, attempt)
-        warm.join()
-        if not rows:
-            self._discard(attempt)
-            return False
         part = self._verified(source, begun, rows)
         self._publish(part)
         self.lease.renew()
@@ -306,7 +299,7 @@ class _Day:
         self.parts.append(part)
         self.done.archived += part.rows
         self.done.bytes += part.bytes
-        return self.table.days == "tables" or self._count(source) == 0
+        return True
 
     def _wake(self) -> None:
         """Nothing was asked of the session while files were read: it may have ended."""
@@ -338,8 +331,8 @@ class _Day:
         ((rows,),) = self.session.rows(sql)
         return int(rows)
 
-    def _unload(self, source: Source, attempt: str) -> int:
-        """UNLOAD of the day; how many rows it has, which UNLOAD has written all."""
+    def _unload(self, source: Source, attempt: str) -> tuple[Attempt | None, int]:
+        """UNLOAD of the day; how many rows it has, which UNLOAD has written all. None: it has none."""
         prefix = attempt_prefix(self.dataset, self.day, attempt)
         role = self.place.settings.iam_role
         query = statement("redshift/archive_rows").format(table=source.sql, range=source.of_day(self.day))
@@ -352,7 +345,10 @@ class _Day:
         with self.session.transaction():  # one snapshot for all three
             rows = self._count(source)
             if not rows:
-                return 0
+                return None, 0
+            begun = self._note(attempt, source.name)
+            warm = threading.Thread(target=_warm, name="warm", daemon=True)
+            warm.start()
             try:
                 self.session.run(sql)
             except StatementRefused as error:
@@ -362,10 +358,11 @@ class _Day:
                     ) from None
                 raise
             ((unloaded,),) = self.session.rows(statement("redshift/archive_unloaded"))
+        warm.join()
         if int(unloaded) != rows:
             what = f"UNLOAD wrote {int(unloaded):,} rows, the table had {rows:,}"
             raise UnloadFailed(_WRONG_NUMBER.format(name=self.what, what=what))
-        return rows
+        return begun, rows
 
     def _verified(self, source: Source, begun: Attempt, rows: int) -> ArchivedPart:
         """Read back what UNLOAD wrote, and describe it.

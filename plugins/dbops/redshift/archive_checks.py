@@ -6,8 +6,8 @@ day (`expressions`, `read_checks`), the files by a stream of Arrow batches (`arc
 | column | compared |
 |---|---|
 | whole numbers, decimals, booleans, dates, timestamps | values that are not null, least, greatest, exact sum |
-| real, double, decimals of more than 27 digits | the same, but sums and floats up to rounding; NaNs are counted |
-| texts | values that are not null, bytes, and the sum of MD5 over all texts of a row |
+| real, double, decimals of more than 27 digits | the same up to rounding; what is infinite or NaN is only counted |
+| texts | values that are not null, and the sum of MD5 over all texts of a row |
 | SUPER | nothing but the number of rows: JSON has many spellings |
 
 A sum over one column does not notice two rows that exchange a number; the MD5 of a row's texts does for texts.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -33,6 +34,7 @@ from dbops.sql import quoted
 SEPARATOR, NULL = "\x1f", "\x01"
 LONGEST_TEXT: Final = 65_535  # bytes of a VARCHAR, and so of what a row's texts are joined to
 LARGEST_EXACT: Final = 27  # digits of a decimal: 10^11 of them can still be summed in 38
+LARGEST_DOUBLE: Final = sys.float_info.max
 MOST_EXPRESSIONS: Final = 1_500  # of one query; Redshift ends at 1,600 columns
 EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - as the warehouse has its timestamps: UTC without saying so
 _WIDE: Final = Context(prec=80)
@@ -120,10 +122,10 @@ class ColumnCheck(Document):
     low: int | None = None
     high: int | None = None
     total: int | None = None
-    """The sum; of texts their bytes."""
     rough: tuple[float, float, float, float] | None = None
-    """Of what is not exact: least, greatest, sum, sum of absolute values; all of them without NaN."""
-    nans: int = 0
+    """Of what is not exact: least, greatest, sum, sum of absolute values; all of them of finite numbers."""
+    infinite: int = 0
+    """Values that are infinite, or NaN."""
 
 
 class TextCheck(Document):
@@ -171,14 +173,13 @@ def _figures(columns: Sequence[Column]) -> list[_Figure]:
     for place, column in enumerate(columns):
         name, kind = quoted(column.name), column.kind
         value = f"({name} at time zone 'UTC')" if kind is Kind.TIMESTAMPTZ else name
-        value = f"rtrim({name})" if kind is Kind.CHAR else value
-        if kind is Kind.FLOAT:
-            value = f"case when {name}::varchar <> 'NaN' then {name} end"
+        if kind is Kind.FLOAT:  # NaN may be equal to itself and above all, or comparable to nothing: it is left out
+            value = f"case when abs({name}) <= '{LARGEST_DOUBLE!r}'::float8 then {name} end"
         figures = {"filled": f"count({name})"}
         if kind not in (*TEXTS, Kind.BOOLEAN, Kind.SUPER):
             figures |= {"low": f"min({value})", "high": f"max({value})"}
         if kind is Kind.FLOAT:
-            figures["nans"] = f"count({name}) - count({value})"
+            figures["finite"] = f"count({value})"
         if not column.is_exact:
             figures |= {"total": f"sum(({value})::float8)", "size": f"sum(abs(({value})::float8))"}
         elif kind is Kind.WHOLE:
@@ -192,8 +193,6 @@ def _figures(columns: Sequence[Column]) -> list[_Figure]:
         elif kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
             figures["total"] = f"sum(extract(epoch from date_trunc('second', {value}))::bigint)"
             figures["micros"] = f"sum(to_char({value}, 'US')::int)"
-        elif kind in TEXTS:
-            figures["total"] = f"sum(octet_length({value}))"
         if kind is not Kind.SUPER:
             found += [_Figure(place, figure, sql) for figure, sql in figures.items()]
     for number, group in enumerate(text_groups(columns)):
@@ -239,9 +238,10 @@ def read_checks(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> Che
 def _column_check(column: Column, part: dict[str, Any]) -> ColumnCheck:
     named: dict[str, Any] = {"name": column.name, "type": column.type, "filled": int(part.get("filled") or 0)}
     if not column.is_exact:
-        low, high, total, size = (float(part[figure] or 0) for figure in ("low", "high", "total", "size"))
-        return ColumnCheck(**named, rough=(low, high, total, size), nans=int(part.get("nans") or 0))
-    total = _whole(column, part.get("total")) or 0
+        least, most, summed, size = (float(part[figure] or 0) for figure in ("low", "high", "total", "size"))
+        odd = named["filled"] - int(part["finite"] or 0) if "finite" in part else 0
+        return ColumnCheck(**named, rough=(least, most, summed, size), infinite=odd)
+    total = None if column.kind in (*TEXTS, Kind.SUPER) else _whole(column, part.get("total")) or 0
     if column.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
         total = int(part["total"] or 0) * 1_000_000 + int(part["micros"] or 0)
     elif column.kind is Kind.DATE:
@@ -288,7 +288,7 @@ def merged(checks: Sequence[Checks]) -> Checks:
 def _merged(found: Sequence[ColumnCheck]) -> ColumnCheck:
     rough = None
     if found[0].rough is not None:
-        some = [one.rough for one in found if one.rough is not None and one.filled > one.nans] or [(0.0,) * 4]
+        some = [one.rough for one in found if one.rough is not None and one.filled > one.infinite] or [(0.0,) * 4]
         rough = (min(one[0] for one in some), max(one[1] for one in some), sum(one[2] for one in some),
                  sum(one[3] for one in some))  # fmt: skip
     return ColumnCheck(
@@ -299,7 +299,7 @@ def _merged(found: Sequence[ColumnCheck]) -> ColumnCheck:
         high=max((one.high for one in found if one.high is not None), default=None),
         total=None if found[0].total is None else sum(one.total or 0 for one in found),
         rough=rough,
-        nans=sum(one.nans for one in found),
+        infinite=sum(one.infinite for one in found),
     )
 
 
@@ -326,7 +326,7 @@ def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[tuple[st
     """Figure, value in the table, value in the files."""
     found: list[tuple[str, str, str]] = []
     for figure, words in (
-        ("filled", "values"), ("nans", "NaN"), ("low", "least"), ("high", "greatest"), ("total", "sum"),
+        ("filled", "values"), ("infinite", "infinite values"), ("low", "least"), ("high", "greatest"), ("total", "sum"),
     ):  # fmt: skip
         mine, theirs = getattr(table, figure), getattr(files, figure)
         if mine != theirs:
@@ -346,4 +346,4 @@ def _column_differences(table: ColumnCheck, files: ColumnCheck) -> list[tuple[st
 def _is_near(one: float, other: float, allowed: float) -> bool:
     if math.isfinite(one) and math.isfinite(other):
         return abs(one - other) <= allowed
-    return one == other or (math.isnan(one) and math.isnan(other))
+    return one == other or (math.isnan(one) and math.isnan(other))  # a sum can leave what a double holds

@@ -330,7 +330,7 @@ class _Sum:
     high: int | None = None
     total: int = 0
     rough: list[float] | None = None
-    nans: int = 0
+    infinite: int = 0
 
     def whole(self, low: int, high: int, total: int) -> None:
         self.low = low if self.low is None else min(self.low, low)
@@ -361,7 +361,8 @@ class _Tally:
                 texts[place] = values
             if len(values) > values.null_count:
                 self._sums[place].filled += len(values) - values.null_count
-                _add(column, values, self._sums[place])
+                if column.kind not in TEXTS:
+                    _add(column, values, self._sums[place])
         for number, group in enumerate(self._groups):
             joined = pc.binary_join_element_wise(
                 *(texts[place] for place in group), SEPARATOR, null_handling="replace", null_replacement=NULL
@@ -372,11 +373,13 @@ class _Tally:
         found = []
         for column, one in zip(self._columns, self._sums, strict=True):
             named: dict[str, Any] = {"name": column.name, "type": column.type, "filled": one.filled}
-            if column.is_exact:
+            if column.kind in (*TEXTS, Kind.SUPER):
+                found.append(ColumnCheck(**named))
+            elif column.is_exact:
                 found.append(ColumnCheck(**named, low=one.low, high=one.high, total=one.total))
             else:
                 low, high, total, size = one.rough or (0.0, 0.0, 0.0, 0.0)
-                found.append(ColumnCheck(**named, rough=(low, high, total, size), nans=one.nans))
+                found.append(ColumnCheck(**named, rough=(low, high, total, size), infinite=one.infinite))
         texts = tuple(
             TextCheck(columns=tuple(self._columns[place].name for place in group), total=self._texts[number])
             for number, group in enumerate(self._groups)
@@ -387,9 +390,7 @@ class _Tally:
 def _add(column: Column, values: pa.Array, so_far: _Sum) -> None:
     """A batch's values, of which one at least is not null."""
     kind = column.kind
-    if kind in TEXTS:
-        so_far.total += pc.sum(pc.binary_length(values)).as_py()
-    elif kind is Kind.BOOLEAN:
+    if kind is Kind.BOOLEAN:
         so_far.total += pc.sum(values).as_py()
     elif not column.is_exact:
         _add_rough(pc.cast(values, pa.float64()), so_far)
@@ -411,11 +412,11 @@ def _add(column: Column, values: pa.Array, so_far: _Sum) -> None:
 
 
 def _add_rough(values: pa.Array, so_far: _Sum) -> None:
-    is_nan = pc.is_nan(values)
-    nans = pc.sum(is_nan).as_py() or 0
-    so_far.nans += nans
-    if nans:
-        values = pc.filter(values, pc.invert(is_nan))
+    is_finite = pc.is_finite(values)
+    odd = len(values) - values.null_count - (pc.sum(is_finite).as_py() or 0)
+    if odd:
+        so_far.infinite += odd
+        values = pc.filter(values, is_finite)
     if len(values) == values.null_count:
         return
     ends = pc.min_max(values)

@@ -6,6 +6,7 @@ has no part in it. Compiled by Numba on first use and kept on disk; with NUMBA_D
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import floor, sin
 from typing import Any, Final, TypeVar, cast
 
@@ -14,15 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-_F = TypeVar("_F")
+_F = TypeVar("_F", bound=Callable[..., Any])
 _SINES: Final = np.array([floor(abs(sin(i + 1)) * 2**32) for i in range(64)], np.uint32)
-_TURNS: Final = np.array(
-    [(7, 12, 17, 22)[i % 4] for i in range(16)]
-    + [(5, 9, 14, 20)[i % 4] for i in range(16)]
-    + [(4, 11, 16, 23)[i % 4] for i in range(16)]
-    + [(6, 10, 15, 21)[i % 4] for i in range(16)],
-    np.uint32,
-)
+_TURNS: Final = np.array([7, 12, 17, 22, 5, 9, 14, 20, 4, 11, 16, 23, 6, 10, 15, 21], np.uint32)
 _START: Final = np.array([0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476], np.uint32)
 _LOW: Final = (1 << 30) - 1
 
@@ -35,34 +30,37 @@ def _inner(function: _F) -> _F:
 
 
 def _compiled(function: _F) -> _F:
+    """A function that Python calls: kept on disk together with what it calls."""
+    if vars(numba.config)["DISABLE_JIT"]:
+        return np.errstate(over="ignore")(function)
     return cast(_F, _njit(nogil=True, _nrt=False, cache=True)(function))
 
 
 @_inner
+def _turned(value: np.uint32, by: np.uint32) -> np.uint32:
+    return np.uint32(value << by | value >> (np.uint32(32) - by))
+
+
+@_inner
 def _block(words: NDArray[np.uint32], state: NDArray[np.uint32]) -> None:
-    """One round of MD5 (RFC 1321) over 16 words."""
+    """MD5 (RFC 1321) of 16 words: four rounds of sixteen steps."""
     a, b, c, d = state[0], state[1], state[2], state[3]
-    for i in range(64):
-        if i < 16:
-            f = (b & c) | (~b & d)
-            g = i
-        elif i < 32:
-            f = (d & b) | (~d & c)
-            g = (5 * i + 1) & 15
-        elif i < 48:
-            f = b ^ c ^ d
-            g = (3 * i + 5) & 15
-        else:
-            f = c ^ (b | ~d)
-            g = (7 * i) & 15
-        turned = np.uint32((np.uint64(a) + np.uint64(f) + np.uint64(_SINES[i]) + np.uint64(words[g])) & 0xFFFFFFFF)
-        by = _TURNS[i]
-        turned = np.uint32((np.uint64(turned) << by | turned >> (np.uint32(32) - by)) & 0xFFFFFFFF)
-        a, d, c, b = d, c, b, np.uint32((np.uint64(b) + np.uint64(turned)) & 0xFFFFFFFF)
-    state[0] = np.uint32((np.uint64(state[0]) + np.uint64(a)) & 0xFFFFFFFF)
-    state[1] = np.uint32((np.uint64(state[1]) + np.uint64(b)) & 0xFFFFFFFF)
-    state[2] = np.uint32((np.uint64(state[2]) + np.uint64(c)) & 0xFFFFFFFF)
-    state[3] = np.uint32((np.uint64(state[3]) + np.uint64(d)) & 0xFFFFFFFF)
+    for i in range(16):
+        mixed = np.uint32(a + (d ^ (b & (c ^ d))) + _SINES[i] + words[i])
+        a, d, c, b = d, c, b, np.uint32(b + _turned(mixed, _TURNS[i & 3]))
+    for i in range(16):
+        mixed = np.uint32(a + (c ^ (d & (b ^ c))) + _SINES[16 + i] + words[(5 * i + 1) & 15])
+        a, d, c, b = d, c, b, np.uint32(b + _turned(mixed, _TURNS[4 + (i & 3)]))
+    for i in range(16):
+        mixed = np.uint32(a + (b ^ c ^ d) + _SINES[32 + i] + words[(3 * i + 5) & 15])
+        a, d, c, b = d, c, b, np.uint32(b + _turned(mixed, _TURNS[8 + (i & 3)]))
+    for i in range(16):
+        mixed = np.uint32(a + (c ^ (b | ~d)) + _SINES[48 + i] + words[(7 * i) & 15])
+        a, d, c, b = d, c, b, np.uint32(b + _turned(mixed, _TURNS[12 + (i & 3)]))
+    state[0] = np.uint32(state[0] + a)
+    state[1] = np.uint32(state[1] + b)
+    state[2] = np.uint32(state[2] + c)
+    state[3] = np.uint32(state[3] + d)
 
 
 @_compiled

@@ -43,6 +43,8 @@ ANSWERS: list[tuple[str, Any]] = [
     ("strtol('abcd1234', 16)", 2882343476),  # guide
     ("strtol('-1234567', 8)", -342391),
     ("strtol(substring(md5('x'), 1, 15), 16)", 0x9DD4E461268C803),
+    ("strtol(left(md5('x'), 15), 16)", 0x9DD4E461268C803),
+    ("strtol(left('fff', 2), 16)", 255),
     ("fnv_hash(1)", -5968735742475085980),  # guide
     ("fnv_hash('Amazon Redshift')", 7783490368944507294),  # guide
     ("fnv_hash('Amazon Redshift', fnv_hash(1))", -2202602717770968555),  # guide
@@ -143,6 +145,7 @@ def test_names_fold_to_lower_case_even_when_quoted(redshift: Any) -> None:
         redshift,
         'CREATE TABLE "Mixed" ("Day" date, "timestamp" timestamp)',
         'INSERT INTO mixed ("DAY") VALUES (current_date)',
+        f'INSERT INTO "{redshift.schema}"."mixed" ("DAY") SELECT current_date WHERE false',
     )
     assert value(redshift, 'SELECT count(*) FROM MIXED WHERE "dAy" = current_date') == 1
     with redshift.cursor() as cursor:

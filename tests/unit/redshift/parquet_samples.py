@@ -60,7 +60,7 @@ def rows(count: int, seed: int = 1) -> list[Row]:
             "small": maybe(rng.randrange(-(2**15), 2**15)),
             "price": maybe(Decimal(rng.randrange(-(10**12) + 1, 10**12)).scaleb(-6)),
             "huge": maybe(Decimal(rng.randrange(10**30)).scaleb(-2)),
-            "score": maybe(rng.choice([rng.gauss(0, 1e6), float("nan"), 0.0, -0.0])),
+            "score": maybe(rng.choice([rng.gauss(0, 1e6), rng.gauss(0, 1), float("nan"), float("-inf"), 0.0, -0.0])),
             "ratio": maybe(rng.randrange(1000) / 8),
             "won": maybe(rng.random() < 0.5),
             "served": maybe(date(1900, 1, 1) + timedelta(days=rng.randrange(80_000))),
