@@ -36,17 +36,21 @@ from dbops.redshift.session import ConnectorSession, Row, open_session
 from report import NOT_MEASURED, Report, machine
 
 DAY, NOW = date(2026, 1, 1), datetime(2026, 6, 1, tzinfo=UTC)
+# The lab's bidstream_v2, as the guide names it (include/lab/application/warehouse.sql).
 COLUMNS = (
-    'id bigint, "timestamp" timestamp, campaign varchar(36), domain varchar(128), agent varchar(256), '
-    "price decimal(12,6), won boolean, score float8, country char(2), served date, impressions int"
+    'request_id varchar(36) not null, "timestamp" timestamp not null, exchange varchar(32), country char(2), '
+    "device varchar(16), domain varchar(256), user_id varchar(36), order_id varchar(36), line_item_id varchar(36), "
+    "creative_id varchar(36), bid_price decimal(12,4), win_price decimal(12,4)"
 )
 ROWS = """
 insert into public.seed
-select a.n::bigint * 2000 + b.n, timestamp '2026-01-01 00:00:00' + (a.n || ' seconds')::interval, md5(a.n::varchar),
-       'site' || b.n || '.example.com', 'Mozilla/5.0 (X11; Linux x86_64) rv:' || b.n, (b.n * 0.000123)::decimal(12,6),
-       a.n % 2 = 0, b.n * 1.1::float8, 'DE', date '2026-01-01', b.n
+select {uuid}, timestamp '2026-01-01 00:00:00' + (a.n * 86 || ' seconds')::interval, 'exchange-' || b.n % 7, 'DE',
+       case when b.n % 3 = 0 then null else 'phone' end, 'site' || b.n || '.example.com', md5((a.n + b.n)::varchar),
+       md5((b.n % 50)::varchar), md5((b.n % 400)::varchar), md5((b.n % 900)::varchar), (b.n * 0.0123)::decimal(12,4),
+       case when b.n % 9 = 0 then (b.n * 0.0117)::decimal(12,4) end
 from public.numbers a cross join public.numbers b where a.n <= {thousands}
 """
+UUID = "md5((a.n * 2000 + b.n)::varchar)"
 SMALL = 1000
 MIB = 1 << 20
 
@@ -142,7 +146,7 @@ class Bench:
         run("insert into public.numbers select row_number() over () from pg_class a cross join pg_class b limit 2000")
         for name in ("seed", *self.tables):
             run(f'create table public.{name} ({COLUMNS}) sortkey ("timestamp")')
-        run(ROWS.format(thousands=self.options.rows // 2000))
+        run(ROWS.format(uuid=UUID, thousands=self.options.rows // 2000))
         self._large(report)
         self._small(report)
         self._plan(report)
@@ -169,10 +173,10 @@ class Bench:
 
     def _fill(self, table: str, day: date, rows: int = 0) -> None:
         shift = (day - DAY).days
-        where = f" where id % {self.options.rows // rows} = 0" if rows else ""
-        moved = f"\"timestamp\" + interval '{shift} days'"
-        rest = "campaign, domain, agent, price, won, score, country, served, impressions"
-        self.session.run(f"insert into public.{table} select id, {moved}, {rest} from public.seed{where}")
+        names = [name.split()[0] for name in COLUMNS.replace("12,4", "12").split(", ")]
+        names[1] = f"\"timestamp\" + interval '{shift} days'"
+        limit = f" limit {rows}" if rows else ""
+        self.session.run(f"insert into public.{table} select {', '.join(names)} from public.seed{limit}")
 
     def _bare(self, table: str, day: date) -> dict[str, float]:
         where = f"\"timestamp\" >= '{day}'::timestamp and \"timestamp\" < '{day + timedelta(days=1)}'::timestamp"
@@ -219,7 +223,7 @@ class Bench:
         names, days = ("wins", "clicks"), self.options.days
         for name in names:
             self.session.run(
-                f'insert into public.{name} (id, "timestamp") select a.n * 10 + b.n, '
+                f'insert into public.{name} (request_id, "timestamp") select a.n * 10 + b.n, '
                 f"'2026-04-01'::timestamp - (a.n || ' days')::interval from public.numbers a "
                 f"cross join public.numbers b where a.n <= {days} and b.n <= 10"
             )

@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -20,6 +21,7 @@ from dbops.backups.store import StoreRefused
 from dbops.errors import ConfigurationError, DbopsError, RetryableError
 from dbops.redshift import archive_marks
 from dbops.redshift.archive import PartChanged, RowsMoving, UnloadFailed
+from dbops.redshift.archive_parts import attempt_of, part_key
 from dbops.redshift.archived_files import UnloadDamaged
 from dbops.redshift.session import RedshiftUnreachable, SerializationConflict
 from dbops.sql import quoted
@@ -492,6 +494,38 @@ def test_one_that_was_thought_to_be_dead_deletes_nothing_after_its_files_were_re
     assert sorted(outcome for _, outcome in lab.marks()) == ["deleted", "discarded"]
     assert lab.in_table() == []
     lab.check()
+
+
+def test_one_that_was_thought_to_be_dead_and_ends_while_the_next_one_looks_is_taken_for_done(lab: World) -> None:
+    """It writes its document after the other one has listed the documents, and before that one discards it."""
+    with hooked(lab, "unload", disconnect, after=True) as session, pytest.raises(Stopped):
+        lab.archive(session=session)
+    attempt = attempt_of(lab.staged()[0].rpartition("/")[2])
+    place, day = (lab.place, lab.configured.dataset), DAY
+
+    def end() -> None:
+        lab.run(f"delete from {lab.table}", f"insert into {lab.settings.marks} values "
+                f"('{place[1]}', '{day}', '{attempt}', 'deleted', {ROWS}, sysdate, null)")  # fmt: skip
+        lab.place.store.put(part_key(place[1], day, attempt), document)
+
+    other = world_like(lab)
+    other.archive()
+    (part,) = other.archived()
+    document = part.model_copy(update={"attempt": attempt, "dataset": place[1], "deleted_at": None}).to_json()
+    with hooked(lab, "lock", end) as session:
+        done = lab.archive(session=session)
+    assert [part.attempt for part in done.parts] == [attempt]
+    assert lab.marks() == [(attempt, "deleted")]
+
+
+def world_like(lab: World) -> World:
+    """Another table with as many rows."""
+    made = replace(lab, table=f"{lab.table}_other", keys=[])
+    table = lab.configured.model_copy(update={"table": made.table})
+    made.settings = lab.settings.model_copy(update={"tables": (table,), "marks": f"{lab.settings.marks}_other"})
+    made.create()
+    made.load(ROWS)
+    return made
 
 
 def test_one_that_was_thought_to_be_dead_and_deletes_first_keeps_its_files(lab: World) -> None:

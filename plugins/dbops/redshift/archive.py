@@ -211,13 +211,16 @@ class _Day:
             return False
         parts = parts_of_day(self.store, self.dataset, self.day)
         known = {part.attempt for part in parts}
-        for attempt in sorted(self._attempts() - known):
-            if not self._discard(attempt):
-                raise FinalError(
-                    f"{self.what}: attempt {attempt} is marked as deleted in {self.place.settings.marks}, but "
-                    f"{self.place.url}/{part_key(self.dataset, self.day, attempt)} is not there: somebody removed it; "
-                    "bring it back from an older version of the bucket"
-                )
+        overtaken = [attempt for attempt in sorted(self._attempts() - known) if not self._discard(attempt)]
+        if overtaken:  # by a process that was thought to be dead: it wrote its document after we looked
+            parts = parts_of_day(self.store, self.dataset, self.day)
+            marks = read_marks(self.session, self.place, self.dataset, self.day)
+        for attempt in set(overtaken) - {part.attempt for part in parts}:
+            raise FinalError(
+                f"{self.what}: attempt {attempt} is marked as deleted in {self.place.settings.marks}, but "
+                f"{self.place.url}/{part_key(self.dataset, self.day, attempt)} is not there: somebody removed it; "
+                "bring it back from an older version of the bucket"
+            )
         open_parts = []
         for part in parts:
             outcome = marks[part.attempt].outcome if part.attempt in marks else None

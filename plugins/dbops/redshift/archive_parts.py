@@ -32,7 +32,7 @@ from urllib.parse import quote, unquote
 from pydantic import Field
 
 from dbops.backups.manifest import Count, Document, Sha256, Utc
-from dbops.backups.store import S3Store
+from dbops.backups.store import PreconditionFailed, S3Store
 from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError
 from dbops.platform import Archive, Platform, Redshift
@@ -41,6 +41,7 @@ from dbops.redshift.archive_checks import Checks, Column
 PARTS, ATTEMPTS, LEASES, PLANS = "_parts", "_attempts", "_leases", "_plans"
 AttemptName = Annotated[str, Field(pattern=r"^\d{8}T\d{6}Z-[0-9a-f]{8}$")]
 _READERS = 16
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -204,11 +205,23 @@ def parts_of_day(store: S3Store, dataset: str, day: date) -> list[ArchivedPart]:
 def update_part(
     store: S3Store, part: ArchivedPart, *, attached_at: datetime | None, deleted_at: datetime | None = None
 ) -> ArchivedPart:
-    """Write down that rows were deleted, or brought back; whoever calls holds the day's lease."""
+    """Write down that rows were deleted, or brought back; what somebody else has written of it meanwhile stays.
+
+    :raises PreconditionFailed: it is written again and again.
+    """
     key = part_key(part.dataset, part.day, part.attempt)
-    there = store.head(key)
-    part = part.model_copy(update={"deleted_at": deleted_at or part.deleted_at, "attached_at": attached_at})
-    store.put(key, part.to_json(), if_match=there.etag if there else "")
+    for left in reversed(range(_TRIES)):
+        there = store.head(key)
+        part = ArchivedPart.from_json(store.get(key), f"{store.url}/{key}")
+        if deleted_at and part.deleted_at and part.attached_at is None and attached_at is None:
+            return part
+        part = part.model_copy(update={"deleted_at": deleted_at or part.deleted_at, "attached_at": attached_at})
+        try:
+            store.put(key, part.to_json(), if_match=there.etag if there else "")
+            break
+        except PreconditionFailed:
+            if not left:
+                raise
     return part
 
 
