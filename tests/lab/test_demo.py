@@ -93,7 +93,7 @@ def test_what_did_not_happen_as_expected_is_named_and_fails(tmp_path: Path) -> N
     state, out = tmp_path / "lab", tmp_path / "out"
     assert start(state, out, "demo.seed = lambda lab: {}").wait() == 1
     text = " ".join(out.read_text().split())
-    assert "not as expected: the clusters could not be filled" in text
+    assert "not as expected: the clusters and the warehouse could not be filled" in text
     assert "FAILED" in text
     assert not left_in(state)
     assert not state.exists()
