@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from dbops import ledger
 from dbops.platform import load_platform
 from dbops_lab import connections
 from dbops_lab.testing import LabPostgres, LabReceivers, LabRedshift, LabS3
+from person import answering
 from sqlalchemy import Engine, text
-from test_retention_dag import respond
 
 PROJECT = Path(__file__).resolve().parents[2]
 TODAY = datetime.now(UTC).date()
@@ -47,13 +47,8 @@ class Airflow:
         return dag
 
     def run(self, dag_id: str = ARCHIVE, *, answer: str | None = None, **conf: Any) -> Any:
-        person = threading.Thread(target=respond, args=(answer,), daemon=True)
-        if answer:
-            person.start()
-        run = self.dag(dag_id).test(run_conf=conf)
-        if answer:
-            person.join(5)
-        return run
+        with answering(answer) if answer else nullcontext():
+            return self.dag(dag_id).test(run_conf=conf)
 
     def states(self, run: Any) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}

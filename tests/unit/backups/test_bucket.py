@@ -61,7 +61,7 @@ class TestLifecycle:
         )
         assert ensure_lifecycle(archive, wanted, root="").changed
         found = rules(store)
-        assert len(found) == 2 + 5
+        assert len(found) == 3 + 5
         classes = found["dbops archive/public.wins storage classes"]
         assert classes["Filter"] == {"Prefix": "archive/public.wins/"}
         assert classes["Transitions"] == [
