@@ -187,6 +187,7 @@ class Bench:
         names = [name.split()[0] for name in COLUMNS.replace("12,4", "12").split(", ")]
         names[1] = f"\"timestamp\" + interval '{shift} days'"
         limit = f" limit {rows}" if rows else ""
+        self.session.run(f"truncate public.{table}")  # or each round would read what the ones before it deleted
         self.session.run(f"insert into public.{table} select {', '.join(names)} from public.seed{limit}")
 
     def _bare(self, table: str, day: date) -> dict[str, float]:
