@@ -17,12 +17,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from dbops.backups.store import LocalStore, S3Store
 from dbops.connections import ConnectionInfo
@@ -32,9 +32,10 @@ from dbops.redshift.archive import archive_day
 from dbops.redshift.archive_checks import Column
 from dbops.redshift.archive_parts import ArchivePlace
 from dbops.redshift.archive_plan import plan_archive
-from dbops.redshift.session import ConnectorSession, Row, open_session
+from dbops.redshift.session import Row, Session, open_session
 from report import NOT_MEASURED, Report, machine
 
+T = TypeVar("T")
 DAY, NOW = date(2026, 1, 1), datetime(2026, 6, 1, tzinfo=UTC)
 # The lab's bidstream_v2, as the guide names it (include/lab/application/warehouse.sql).
 COLUMNS = (
@@ -56,19 +57,27 @@ MIB = 1 << 20
 
 
 class Counting:
-    """A session that counts what it runs."""
+    """A session that counts what it runs, and times it by its first words."""
 
-    def __init__(self, session: ConnectorSession) -> None:
+    def __init__(self, session: Session) -> None:
         self._session, self.statements = session, 0
+        self.seconds: dict[str, float] = {}
         self.transaction, self.close = session.transaction, session.close
 
     def rows(self, sql: str, *values: Any) -> list[Row]:
-        self.statements += 1
-        return self._session.rows(sql, *values)
+        return self._timed(sql, lambda: self._session.rows(sql, *values))
 
     def run(self, sql: str, *values: Any) -> int:
+        return self._timed(sql, lambda: self._session.run(sql, *values))
+
+    def _timed(self, sql: str, run: Callable[[], T]) -> T:
         self.statements += 1
-        return self._session.run(sql, *values)
+        began = time.perf_counter()
+        try:
+            return run()
+        finally:
+            name = "compare" if sql.startswith("select count(*), ") else sql.split()[0]
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 def main() -> int:
@@ -162,10 +171,12 @@ class Bench:
             self._fill("bids", DAY)
             one = self._bare("bids", DAY)
             self._fill("bids", DAY)
-            seconds = self._archive("bids", DAY)
+            session = Counting(self.session)
+            seconds = self._archive("bids", DAY, session)
+            phases = {name: session.seconds[name] for name in ("unload", "compare", "delete")}
             if number:  # the first round warms both
                 bare.append(one)
-                ours.append({"seconds": seconds, "rows/s": self.options.rows / seconds})
+                ours.append({"seconds": seconds, **phases, "files and rest": seconds - sum(phases.values())})
         report.add("bare UNLOAD and DELETE", bare)
         report.add("archive: unload, verify, delete", ours)
         ratios = [mine["seconds"] / one["seconds"] for mine, one in zip(ours, bare, strict=True)]
@@ -176,6 +187,7 @@ class Bench:
         names = [name.split()[0] for name in COLUMNS.replace("12,4", "12").split(", ")]
         names[1] = f"\"timestamp\" + interval '{shift} days'"
         limit = f" limit {rows}" if rows else ""
+        self.session.run(f"truncate public.{table}")  # or each round would read what the ones before it deleted
         self.session.run(f"insert into public.{table} select {', '.join(names)} from public.seed{limit}")
 
     def _bare(self, table: str, day: date) -> dict[str, float]:
@@ -189,9 +201,9 @@ class Bench:
         ended = time.perf_counter()
         return {"seconds": ended - began, "unload": unloaded - began, "delete": ended - unloaded}
 
-    def _archive(self, table: str, day: date) -> float:
+    def _archive(self, table: str, day: date, session: Session | None = None) -> float:
         began = time.perf_counter()
-        done = archive_day(self.session, self.place, self.tables[table], day, holder="bench", now=NOW)
+        done = archive_day(session or self.session, self.place, self.tables[table], day, holder="bench", now=NOW)
         seconds = time.perf_counter() - began
         assert done.archived == done.deleted > 0
         return seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from datetime import date, timedelta
 from typing import Any
 
@@ -489,9 +490,24 @@ def test_a_vacuum_that_gives_nothing_back_is_told(lab: World) -> None:
         reader.rows(f"select count(*) from {lab.table}")
         lab.archive()
         with lab.open() as session:
-            done = reclaim(session, lab.table)
+            done = reclaim(session, lab.table, patience=0)
     assert done.problem is not None
     assert "gave nothing back of 50 deleted rows" in done.problem
+
+
+def test_an_older_transaction_is_waited_for(lab: World) -> None:
+    lab.load(50)
+    lab.load(50, TODAY)
+    with lab.open() as reader:
+        reader.run("begin")
+        reader.rows(f"select count(*) from {lab.table}")
+        lab.archive()
+        ended = threading.Timer(0.3, reader.run, ["commit"])
+        ended.start()
+        with lab.open() as session:
+            done = reclaim(session, lab.table, pause=0.1)
+        ended.join()
+    assert (done.problem, done.after) == (None, (0, 0.0))
 
 
 def test_another_vacuum_is_waited_for(lab: World, lab_redshift: LabRedshift) -> None:

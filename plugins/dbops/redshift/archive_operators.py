@@ -32,8 +32,8 @@ class ForeignRule(FinalError):
     """A lifecycle rule of somebody else deletes archived days."""
 
 
-class VacuumSkipped(FinalError):
-    """VACUUM ran and gave nothing back."""
+class VacuumSkipped(RetryableError):
+    """VACUUM ran and gave nothing back, for as long as it was waited for."""
 
 
 def _place(platform: Platform) -> ArchivePlace:

@@ -14,6 +14,7 @@ from dbops.sql import quoted, statement
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 600.0
+OLD_PATIENCE: Final = 120.0  # other days of the same table may be at work, each in a transaction
 PAUSE: Final = 5.0
 
 
@@ -52,23 +53,28 @@ class Reclaimed:
 def reclaim(session: Session, table: str, *, patience: float = PATIENCE, pause: float = PAUSE) -> Reclaimed:
     """VACUUM DELETE ONLY and ANALYZE of a table. Safe to repeat.
 
-    :param patience: seconds to wait for another VACUUM to end.
-    :raises VacuumBusy: it did not.
+    :param patience: seconds to wait for another VACUUM to end, or, `OLD_PATIENCE` at most, for older transactions.
+    :raises VacuumBusy: the other VACUUM did not.
     """
     where = quoted(*table.split(".", 1))
     before = _figures(session, table)
-    until = time.monotonic() + patience
+    began = time.monotonic()
     while True:
+        waited = time.monotonic() - began
         try:
             session.run(statement("redshift/archive_vacuum").format(table=where))
-            break
+            done = Reclaimed(table, before, _figures(session, table))
+            if done.problem is None or waited > min(patience, OLD_PATIENCE):
+                break
+            problem = done.problem
         except StatementRefused as error:
             if "VACUUM is running" not in str(error):
                 raise
-            if time.monotonic() > until:
+            if waited > patience:
                 raise VacuumBusy(f"{error}; it was waited for {patience:.0f} s, try again") from None
-            log.info("VACUUM of %s waits for another one", table)
-            time.sleep(pause)
+            problem = str(error)
+        log.info("VACUUM of %s waits: %s", table, problem)
+        time.sleep(pause)
     session.run(statement("redshift/archive_analyze").format(table=where))
     return Reclaimed(table, before, _figures(session, table))
 
