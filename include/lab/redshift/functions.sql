@@ -1,14 +1,15 @@
--- Functions of Redshift that PostgreSQL has not, or not so. They lie in pg_catalog, as Redshift's do.
+-- Functions of Redshift that PostgreSQL has not, or not so. They lie in pg_catalog, as Redshift's do. All are PARALLEL
+-- SAFE: one that is not keeps the whole statement on one core, even where it is inlined.
 CREATE FUNCTION pg_catalog.getdate() RETURNS timestamp
-LANGUAGE sql STABLE AS $$ SELECT date_trunc('second',
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT date_trunc('second',
        statement_timestamp())::timestamptz AT TIME ZONE current_setting('timezone') $$;
 
 CREATE FUNCTION pg_catalog.rs_sysdate() RETURNS timestamp
-LANGUAGE sql STABLE AS $$ SELECT transaction_timestamp() AT TIME ZONE current_setting('timezone') $$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT transaction_timestamp() AT TIME ZONE current_setting('timezone') $$;
 
 -- The names of date parts, abbreviations included, as PostgreSQL's.
 CREATE FUNCTION rs.part(part text) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
         WHEN part IN ('millennium', 'millennia', 'mil', 'mils') THEN 'millennium'
         WHEN part IN ('century', 'c', 'cent', 'cents') THEN 'century'
@@ -31,7 +32,7 @@ $$;
 
 -- Boundaries crossed, not whole units.
 CREATE FUNCTION pg_catalog.date_diff(part text, a timestamp, b timestamp) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE rs.part(part)
         WHEN 'millennium' THEN extract(millennium FROM b)::bigint - extract(millennium FROM a)::bigint
         WHEN 'century' THEN extract(century FROM b)::bigint - extract(century FROM a)::bigint
@@ -52,55 +53,58 @@ LANGUAGE sql IMMUTABLE AS $$
                            - extract(epoch FROM date_trunc('second', a))::bigint
         WHEN 'millisecond' THEN floor(extract(epoch FROM b) * 1000)::bigint - floor(extract(epoch
             FROM a) * 1000)::bigint
-        WHEN 'microsecond' THEN (extract(epoch FROM b) * 1000000)::bigint - (extract(epoch FROM a) * 1000000)::bigint
+        -- By days and the time of day, whose seconds a double holds exactly enough: no numeric for each row.
+        WHEN 'microsecond' THEN (b::date - a::date) * 86400000000 + (date_part('epoch', b::time) * 1000000)::bigint
+                                - (date_part('epoch', a::time) * 1000000)::bigint
     END
 $$;
 CREATE FUNCTION pg_catalog.date_diff(part text, a timestamptz, b timestamptz) RETURNS bigint
-LANGUAGE sql STABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
 CREATE FUNCTION pg_catalog.date_diff(part text, a date, b date) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT pg_catalog.date_diff(part, a::timestamp, b::timestamp) $$;
 
 CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamp) RETURNS timestamp
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months'
         ELSE (n || ' ' || rs.part(part))::interval END
 $$;
 CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a timestamptz) RETURNS timestamptz
-LANGUAGE sql STABLE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT a + CASE rs.part(part) WHEN 'quarter' THEN n * interval '3 months'
         ELSE (n || ' ' || rs.part(part))::interval END
 $$;
 CREATE FUNCTION pg_catalog.date_add(part text, n bigint, a date) RETURNS timestamp
-LANGUAGE sql IMMUTABLE AS $$ SELECT pg_catalog.date_add(part, n, a::timestamp) $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT pg_catalog.date_add(part, n, a::timestamp) $$;
 
 CREATE FUNCTION pg_catalog.convert_timezone(source text, target text, a timestamp) RETURNS timestamp
-LANGUAGE sql STABLE AS $$ SELECT (a AT TIME ZONE source) AT TIME ZONE target $$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT (a AT TIME ZONE source) AT TIME ZONE target $$;
 CREATE FUNCTION pg_catalog.convert_timezone(target text, a timestamp) RETURNS timestamp
-LANGUAGE sql STABLE AS $$ SELECT (a AT TIME ZONE 'UTC') AT TIME ZONE target $$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT (a AT TIME ZONE 'UTC') AT TIME ZONE target $$;
 CREATE FUNCTION pg_catalog.convert_timezone(target text, a timestamptz) RETURNS timestamp
-LANGUAGE sql STABLE AS $$ SELECT a AT TIME ZONE target $$;
+LANGUAGE sql STABLE PARALLEL SAFE AS $$ SELECT a AT TIME ZONE target $$;
 
 CREATE FUNCTION pg_catalog.add_months(a timestamp, n bigint) RETURNS timestamp
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE WHEN a::date = (date_trunc('month', a) + interval '1 month - 1 day')::date
         THEN date_trunc('month', a) + (n + 1) * interval '1 month' - interval '1 day' + (a - date_trunc('day', a))
         ELSE a + n * interval '1 month' END
 $$;
 CREATE FUNCTION pg_catalog.last_day(a timestamp) RETURNS date
-LANGUAGE sql IMMUTABLE AS $$ SELECT (date_trunc('month', a) + interval '1 month - 1 day')::date $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT (date_trunc('month', a) + interval '1 month - 1 day')::date $$;
 CREATE FUNCTION pg_catalog.trunc(a timestamp) RETURNS date
-LANGUAGE sql IMMUTABLE AS $$ SELECT a::date $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT a::date $$;
 CREATE FUNCTION pg_catalog.date_part_year(a date) RETURNS int
-LANGUAGE sql IMMUTABLE AS $$ SELECT extract(year FROM a)::int $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT extract(year FROM a)::int $$;
 
-CREATE FUNCTION pg_catalog.len(a text) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT length(a) $$;
-CREATE FUNCTION pg_catalog.charindex(part text, a text) RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT strpos(a,
-       part) $$;
-CREATE FUNCTION pg_catalog.replicate(a text, n int) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT repeat(a, n) $$;
+CREATE FUNCTION pg_catalog.len(a text) RETURNS int LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT length(a) $$;
+CREATE FUNCTION pg_catalog.charindex(part text, a text) RETURNS int
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT strpos(a, part) $$;
+CREATE FUNCTION pg_catalog.replicate(a text, n int) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT repeat(a, n) $$;
 
 -- A number of that base, 64 bits, negative from the highest bit on only when it says so: too large is an error.
 CREATE FUNCTION rs.strtol_any(a text, base int) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     total numeric := 0;
     digit int;
@@ -138,18 +142,20 @@ BEGIN
     RETURN rs.strtol_any(a, base);
 END $$;
 CREATE FUNCTION pg_catalog.sha2(a text, bits int) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT AS $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT encode(CASE bits WHEN 224 THEN sha224(convert_to(a, 'UTF8')) WHEN 384 THEN sha384(convert_to(a, 'UTF8'))
                             WHEN 512 THEN sha512(convert_to(a, 'UTF8')) ELSE sha256(convert_to(a, 'UTF8')) END, 'hex')
 $$;
-CREATE FUNCTION pg_catalog.json_parse(a text) RETURNS jsonb LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::jsonb $$;
-CREATE FUNCTION pg_catalog.json_serialize(a jsonb) RETURNS text LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT a::text $$;
+CREATE FUNCTION pg_catalog.json_parse(a text) RETURNS jsonb
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT a::jsonb $$;
+CREATE FUNCTION pg_catalog.json_serialize(a jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT a::text $$;
 CREATE FUNCTION pg_catalog.json_extract_path_text(a text, VARIADIC path text[]) RETURNS text
-LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT CASE WHEN a <> '' THEN a::json #>> path END $$;
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT CASE WHEN a <> '' THEN a::json #>> path END $$;
 
 -- FNV-1a of 64 bits. A product modulo 2^64 by halves of 32 bits: the prime is 2^40 + 435.
 CREATE FUNCTION rs.fnv(bytes bytea, seed bigint) RETURNS bigint
-LANGUAGE plpgsql IMMUTABLE STRICT AS $$
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     high bigint := (seed >> 32) & 4294967295;
     low bigint := seed & 4294967295;
@@ -162,28 +168,28 @@ BEGIN
     RETURN (high << 32) | low;
 END $$;
 CREATE FUNCTION rs.swapped(bytes bytea) RETURNS bytea
-LANGUAGE sql IMMUTABLE STRICT AS $$
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
     SELECT string_agg(substr(bytes, i, 1), '' ORDER BY i DESC) FROM generate_series(1, length(bytes)) i
 $$;
 CREATE FUNCTION pg_catalog.fnv_hash(a text, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(convert_to(a, 'UTF8'), seed) $$;
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT rs.fnv(convert_to(a, 'UTF8'), seed) $$;
 CREATE FUNCTION pg_catalog.fnv_hash(a smallint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int2send(a)), seed) $$;
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT rs.fnv(rs.swapped(int2send(a)), seed) $$;
 CREATE FUNCTION pg_catalog.fnv_hash(a int, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT rs.fnv(rs.swapped(int4send(a)), seed) $$;
 CREATE FUNCTION pg_catalog.fnv_hash(a bigint, seed bigint DEFAULT -3750763034362895579) RETURNS bigint
-LANGUAGE sql IMMUTABLE STRICT AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$ SELECT rs.fnv(rs.swapped(int8send(a)), seed) $$;
 
 -- AVG: what PostgreSQL found, and a value of what it was of.
 CREATE FUNCTION pg_catalog.avg(found numeric, sample bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT trunc(found)::bigint $$;
 CREATE FUNCTION pg_catalog.avg(found numeric, sample int) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT trunc(found)::bigint $$;
 CREATE FUNCTION pg_catalog.avg(found numeric, sample smallint) RETURNS bigint
-LANGUAGE sql IMMUTABLE AS $$ SELECT trunc(found)::bigint $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT trunc(found)::bigint $$;
 CREATE FUNCTION pg_catalog.avg(found numeric, sample numeric) RETURNS numeric
-LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT found $$;
 CREATE FUNCTION pg_catalog.avg(found float8, sample float8) RETURNS float8
-LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT found $$;
 CREATE FUNCTION pg_catalog.avg(found interval, sample interval) RETURNS interval
-LANGUAGE sql IMMUTABLE AS $$ SELECT found $$;
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$ SELECT found $$;

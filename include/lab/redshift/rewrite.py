@@ -379,11 +379,15 @@ class _Walk:
         if len(parts) != 2 or render(parts[1]) != "16" or [word(node) for node in parts[0]] != ["left", ""]:
             return False
         inner = parts[0][1]
-        size = render(trimmed(commas(inner.nodes)[-1])) if isinstance(inner, Group) else ""
+        value, *_, last = commas(inner.nodes) if isinstance(inner, Group) else [[], []]
+        size = render(trimmed(last))
         if not size.isdigit() or not 1 <= int(size) <= 15:
             return False
         self._take()
-        self._out.append(code(f"('x' || lpad({self._rewriter.part(parts[0])}, 16, '0'))::bit(64)::bigint"))
+        digits, bits = self._rewriter.part(parts[0]), 4 * int(size)
+        if [word(node) for node in trimmed(value)] != ["md5", ""]:  # another text may have fewer digits
+            digits, bits = f"lpad({digits}, 16, '0')", 64
+        self._out.append(code(f"('x' || {digits})::bit({bits})::bigint"))
         return True
 
     def _nvl2(self, token: Token) -> bool:

@@ -191,8 +191,7 @@ def _figures(columns: Sequence[Column]) -> list[_Figure]:
         elif kind is Kind.DATE:
             figures["total"] = f"sum(({name} - '1970-01-01'::date)::bigint)"
         elif kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-            figures["total"] = f"sum(extract(epoch from date_trunc('second', {value}))::bigint)"
-            figures["micros"] = f"sum(to_char({value}, 'US')::int)"
+            figures["total"] = f"sum(datediff(microsecond, '1970-01-01'::timestamp, {value}))"
         if kind is not Kind.SUPER:
             found += [_Figure(place, figure, sql) for figure, sql in figures.items()]
     for number, group in enumerate(text_groups(columns)):
@@ -242,10 +241,6 @@ def _column_check(column: Column, part: dict[str, Any]) -> ColumnCheck:
         odd = named["filled"] - int(part["finite"] or 0) if "finite" in part else 0
         return ColumnCheck(**named, rough=(least, most, summed, size), infinite=odd)
     total = None if column.kind in (*TEXTS, Kind.SUPER) else _whole(column, part.get("total")) or 0
-    if column.kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ):
-        total = int(part["total"] or 0) * 1_000_000 + int(part["micros"] or 0)
-    elif column.kind is Kind.DATE:
-        total = int(part["total"] or 0)
     return ColumnCheck(**named, low=_whole(column, part.get("low")), high=_whole(column, part.get("high")), total=total)
 
 

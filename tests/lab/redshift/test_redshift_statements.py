@@ -24,6 +24,9 @@ ANSWERS: list[tuple[str, Any]] = [
     ("datediff(week, '2009-01-01', '2009-12-31')", 52),  # guide
     ("datediff(qtr, '1998-07-01', '2009-01-01')", 42),
     ("datediff(seconds, '2025-01-01 00:00:00.9'::timestamp, '2025-01-01 00:00:01'::timestamp)", 1),
+    ("datediff(microsecond, '1970-01-01'::timestamp, '2026-01-01 23:59:59.999999'::timestamp)", 1767311999999999),
+    ("datediff(us, '1970-01-01'::timestamp, '1901-02-03 00:00:00.000001'::timestamp)", -2174601599999999),
+    ("datediff(us, '9999-12-31 23:59:59.999999'::timestamp, '0001-01-01'::timestamp)", -315537897599999999),
     ("datediff(month, '2025-01-31'::date, '2025-02-01'::date)", 1),
     ("datediff('hour', '2018-06-01 00:00:00'::timestamp, '2018-06-04 10:30:00'::timestamp)", 82),
     ("dateadd(month, 1, '2008-01-31'::date)", at(2008, 2, 29)),  # guide
@@ -44,7 +47,9 @@ ANSWERS: list[tuple[str, Any]] = [
     ("strtol('-1234567', 8)", -342391),
     ("strtol(substring(md5('x'), 1, 15), 16)", 0x9DD4E461268C803),
     ("strtol(left(md5('x'), 15), 16)", 0x9DD4E461268C803),
+    ("strtol(left(md5('x'), 1), 16)", 9),
     ("strtol(left('fff', 2), 16)", 255),
+    ("strtol(left('f', 2), 16)", 15),
     ("fnv_hash(1)", -5968735742475085980),  # guide
     ("fnv_hash('Amazon Redshift')", 7783490368944507294),  # guide
     ("fnv_hash('Amazon Redshift', fnv_hash(1))", -2202602717770968555),  # guide
