@@ -1,7 +1,8 @@
 """Weekly VACUUM and ANALYZE of the Redshift warehouse, by rule and within a window.
 
 **What happens**: `plan` looks at every table and decides by the `vacuum` section of the platform file; the plan is
-stored and stands in the log with a reason for each table. `maintain` carries it out, one statement at a time, what
+stored and stands in the log with a reason for each table. `snapshot` takes a manual snapshot when the plan sorts a
+table (`snapshots.before_maintenance`); `redshift_snapshots` lets it go after `snapshots.keep`. `maintain` carries it out, one statement at a time, what
 gains most first. None starts later than `window.last_start` after the scheduled time, and what still runs at
 `window.hard_end` is cancelled. What is done is proven by Redshift's history and by the table's figures; what Redshift
 skipped is told as skipped. `report` mails the outcome with the growth of the warehouse. Each statement has a row in
@@ -23,6 +24,7 @@ from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.platform import Severity, load_platform
 from dbops.redshift.maintenance_operators import PlanMaintenance, ReportMaintenance, RunMaintenance
+from dbops.redshift.snapshot_operators import SnapshotBeforeMaintenance
 from dbops.tags import Tag
 
 redshift = load_platform().redshift
@@ -56,9 +58,14 @@ if redshift is not None:
         },
     ):
         plan = PlanMaintenance(task_id="plan")
+        snapshot = SnapshotBeforeMaintenance(
+            task_id="snapshot",
+            limit=redshift.window.last_start,  # after that nothing would be maintained
+            poke_interval=timedelta(seconds=10),
+        )
         maintain = RunMaintenance(
             task_id="maintain",
             execution_timeout=redshift.window.hard_end + timedelta(minutes=15),  # it ends by itself before that
         )
         report = ReportMaintenance(task_id="report", trigger_rule=TriggerRule.ALL_DONE)
-        plan >> maintain >> report
+        plan >> snapshot >> maintain >> report

@@ -15,14 +15,17 @@ from dbops import ledger
 from dbops.platform.load import DIRECTORY
 from dbops.redshift.maintenance_operators import RUNBOOKS, RunMaintenance, _begin
 from dbops.redshift.session import ConnectorSession
+from dbops.redshift.snapshots import Snapshot, open_snapshots
 from dbops_lab import connections
-from dbops_lab.testing import LabPostgres, LabReceivers, LabS3
+from dbops_lab.testing import LabPostgres, LabReceivers, LabRedshiftApi, LabS3
 from maintenance_world import ROWS, OwnRedshift, own_redshift
 from sqlalchemy import Engine, text
+from warehouse_world import aws_info, lab_warehouse
 
 PROJECT = Path(__file__).resolve().parents[2]
 DAILY, WEEKLY, MONTHLY = (f"redshift_maintenance_{kind}" for kind in ("daily", "weekly", "monthly"))
 HOUR = timedelta(hours=1)
+SORTS = {"sort_benefit": 0}
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +42,13 @@ def warehouse(lab_postgres: LabPostgres, lab_s3: LabS3) -> Iterator[OwnRedshift]
 
 
 class World:
-    def __init__(self, warehouse: OwnRedshift, engine: Engine, receivers: LabReceivers, file: Path) -> None:
-        self.warehouse, self.engine, self.receivers, self._file = warehouse, engine, receivers, file
+    def __init__(
+        self, warehouse: OwnRedshift, engine: Engine, receivers: LabReceivers, api: LabRedshiftApi, file: Path
+    ) -> None:
+        self.warehouse, self.engine, self.receivers, self.api, self._file = warehouse, engine, receivers, api, file
+        self.source = open_snapshots(lab_warehouse(), aws_info(api))
 
-    def change(self, **sections: dict[str, Any]) -> None:
+    def change(self, **sections: Any) -> None:
         """Replace sections of `redshift` in the platform file."""
         document = yaml.safe_load(self._file.read_text())
         for name, values in sections.items():
@@ -55,6 +61,8 @@ class World:
         dag = DagBag(str(PROJECT / f"dags/{dag_id}.py")).dags[dag_id]
         for task in dag.tasks:
             task.retry_delay = timedelta(0)
+            if hasattr(task, "poke_interval"):
+                task.poke_interval = 0.1
         return dag.test(run_conf=conf)
 
     def states(self, run: Any) -> dict[str, str]:
@@ -69,6 +77,10 @@ class World:
         found = self.rows("SELECT key, resolved_at FROM incident ORDER BY id")
         return {row.key: row.resolved_at is not None for row in found if not row.key.startswith("report/")}
 
+    def snapshots(self) -> list[Snapshot]:
+        """Those that maintenance took of the cluster."""
+        return [found for found in self.source.list() if found.tags.get("dbops-run", "").startswith(WEEKLY)]
+
     def mails(self) -> list[str]:
         return [json.dumps(entry) for entry in self.receivers.inbox("smtp")]
 
@@ -82,7 +94,7 @@ class World:
 @pytest.fixture
 def world(
     database: None, warehouse: OwnRedshift, lab_s3: LabS3, lab_postgres: LabPostgres, receivers: LabReceivers,
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    lab_redshift_api: LabRedshiftApi, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> Iterator[World]:  # fmt: skip
     info = lab_postgres.new_database()
     engine = ledger.connect(info)
@@ -97,10 +109,12 @@ def world(
     monkeypatch.setenv("DBOPS_PLATFORM", str(file))
     for name, value in {**connections.variables(made), **receivers.environment}.items():
         monkeypatch.setenv(name, value)
-    place = World(warehouse, engine, receivers, file)
+    place = World(warehouse, engine, receivers, lab_redshift_api, file)
     place.sql("drop schema if exists shop cascade", "create schema shop")
     warehouse.forget()
     yield place
+    for found in place.snapshots():
+        place.source.delete(found.id)
     warehouse.standin.faults()
     warehouse.standin.serverless(False)
 
@@ -159,18 +173,22 @@ def test_weekly_maintains_what_needs_it_and_mails_what_it_did(world: World) -> N
     dry = world.run(WEEKLY, dry_run=True)
     assert set(world.states(dry).values()) == {"skipped"}
     assert world.mails() == []
+    assert world.snapshots() == []
     run = world.run(WEEKLY)
     assert run.state == "success"
+    (taken,) = world.snapshots()
+    assert taken.tags["dbops-run"] == f"{WEEKLY}/{run.run_id}"
     rows = world.rows("SELECT name, target, outcome, details FROM action WHERE run LIKE '%weekly%' ORDER BY id")
     assert [(row.name, row.target, row.outcome) for row in rows] == [
         ("redshift_plan", "bedrock", "done"),
+        ("redshift_snapshot", f"bedrock/{taken.id}", "done"),
         ("redshift_maintenance", "bedrock", "done"),
         ("redshift_vacuum_full", "bedrock/shop.sales", "done"),
         ("redshift_analyze", "bedrock/shop.sales", "done"),
         ("redshift_report", "bedrock", "done"),
     ]
-    assert rows[2].details["before"]["deleted_rows"] == 2
-    assert rows[2].details["after"]["deleted_rows"] == 0
+    assert rows[3].details["before"]["deleted_rows"] == 2
+    assert rows[3].details["after"]["deleted_rows"] == 0
     (mail,) = world.mails()
     assert "Redshift bedrock: weekly maintenance: 2 done, 0 skipped, 0 failed" in mail
     assert "unsorted 50 % -&gt; 0 %" in mail
@@ -204,7 +222,9 @@ def test_weekly_fails_with_a_mail_when_a_statement_fails(world: World) -> None:
     world.warehouse.standin.faults({"match": "^vacuum", "error": "XX000", "message": "disk full", "times": 9})
     run = world.run(WEEKLY, tables=["shop.sales"])
     assert run.state == "failed"
-    assert world.states(run) == {"plan": "success", "maintain": "failed", "report": "failed"}
+    assert world.states(run) == {
+        "plan": "success", "snapshot": "success", "maintain": "failed", "report": "failed",
+    }  # fmt: skip
     (mail,) = world.mails()
     assert "1 done, 0 skipped, 1 failed" in mail
     assert "disk full" in mail
@@ -214,6 +234,47 @@ def test_weekly_fails_with_a_mail_when_a_statement_fails(world: World) -> None:
     assert world.incidents()[f"failed/{WEEKLY}"] is False, "a run of some tables says nothing of the others"
     world.run(WEEKLY)
     assert world.incidents()[f"failed/{WEEKLY}"] is True
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"snapshots": {"before_maintenance": "never"}, "vacuum": SORTS},
+        {"aws_connection": "nobody_has_it", "vacuum": SORTS},
+        {"vacuum": SORTS | {"min_unsorted": 100}},  # only deleted rows and statistics are left to do
+    ],
+)
+def test_weekly_goes_on_without_a_snapshot_where_none_is_wanted_or_can_be_taken(
+    world: World, given: dict[str, Any]
+) -> None:
+    world.change(**given)
+    fill(world)
+    run = world.run(WEEKLY)
+    assert set(world.states(run).values()) == {"success"}
+    assert world.snapshots() == []
+    assert world.rows("SELECT * FROM action WHERE name LIKE 'redshift_vacuum_%' AND outcome = 'done'")
+
+
+def test_weekly_touches_no_table_when_the_snapshot_before_it_cannot_be_taken(world: World) -> None:
+    world.change(name="no-such-cluster", vacuum=SORTS)
+    fill(world)
+    run = world.run(WEEKLY)
+    assert world.states(run)["maintain"] == "upstream_failed"
+    assert not world.rows("SELECT * FROM action WHERE name LIKE 'redshift_vacuum_%'")
+    world.change(name="bedrock", aws_connection="nobody_has_it", snapshots={"before_maintenance": "always"})
+    assert world.run(WEEKLY).state == "failed"
+    assert world.incidents() == {f"failed/{WEEKLY}": False}
+
+
+def test_weekly_takes_the_snapshot_of_a_serverless_namespace(world: World) -> None:
+    world.change(serverless=True, vacuum=SORTS)
+    world.source = open_snapshots(lab_warehouse(serverless=True), aws_info(world.api))
+    world.warehouse.standin.serverless(True)
+    fill(world)
+    run = world.run(WEEKLY)
+    assert run.state == "success"
+    (taken,) = world.snapshots()
+    assert taken.source == world.api.namespace
 
 
 def test_the_window_counts_from_the_scheduled_time_and_by_hand_from_the_start() -> None:

@@ -226,6 +226,9 @@ class Snapshots(Model):
     """The newest automated or manual snapshot must be younger, or an alert is raised."""
     keep: Days = timedelta(days=7)
     """How long the manual ones are kept that this package takes."""
+    before_maintenance: Literal["never", "risky", "always"] = "risky"
+    """When the weekly maintenance takes one first. `risky`: its plan sorts a table, which moves all of its rows, and
+    Airflow has `aws_connection`. `always`: its plan has anything to run; without that connection it fails."""
     restore_node_type: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+\.[a-z0-9]+$")] | None = None
     """Node type of a restored cluster; None: as the snapshot's. Serverless has none."""
     restore_timeout: Duration = timedelta(hours=6)

@@ -77,6 +77,11 @@ class MaintenancePlan(_Document):
     blockers: tuple[str, ...]
     """Old open transactions: VACUUM removes no rows that were deleted since they began."""
 
+    @property
+    def risky(self) -> tuple[Step, ...]:
+        """Steps that sort: each moves the live rows of its table."""
+        return tuple(step for step in self.steps if step.form is not None and step.form.sorts)
+
 
 def plan_maintenance(
     session: Session, redshift: Redshift, *, run: str, tables: Collection[str] = ()

@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, open_ledger
 from dbops.approval import APPROVAL, is_approved
+from dbops.connections import ConnectionMissing
 from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 from dbops.platform import Platform, Redshift, Severity, duration_text, load_platform
 
@@ -294,6 +295,37 @@ class TakeSnapshot(BaseSensorOperator):
             )
         note(started_at=found.created_at, outcome="running", details={"reason": self.reason})
         return False
+
+
+class SnapshotBeforeMaintenance(TakeSnapshot):
+    """Take a snapshot when the maintenance plan of this run is one that `snapshots.before_maintenance` wants it for.
+
+    Guarantees: as `TakeSnapshot`. Where none is wanted it ends well and returns None, so that the maintenance goes on;
+    the log says why.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(reason="before maintenance {{ run_id }}", **kwargs)
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        from dbops.redshift.plan import stored_plan
+
+        platform = load_platform()
+        redshift = warehouse(platform)
+        when = redshift.snapshots.before_maintenance
+        plan = stored_plan(open_ledger(platform), redshift.name, run_of(context))
+        wanted = {"never": (), "risky": plan.risky, "always": plan.steps}[when]
+        if not wanted:
+            self.log.info("no snapshot: before_maintenance is %s, %d statements sort", when, len(plan.risky))
+            return PokeReturnValue(True, None)
+        try:
+            connection(redshift.aws_connection)
+        except ConnectionMissing:
+            if when == "always":
+                raise
+            self.log.warning("no snapshot: Airflow has no connection %s to the API", redshift.aws_connection)
+            return PokeReturnValue(True, None)
+        return super().poke(context)
 
 
 # --- restore ----------------------------------------------------------------------------------------------
