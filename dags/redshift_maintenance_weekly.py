@@ -2,11 +2,11 @@
 
 **What happens**: `plan` looks at every table and decides by the `vacuum` section of the platform file; the plan is
 stored and stands in the log with a reason for each table. `snapshot` takes a manual snapshot when the plan sorts a
-table (`snapshots.before_maintenance`); `redshift_snapshots` lets it go after `snapshots.keep`. `maintain` carries it out, one statement at a time, what
-gains most first. None starts later than `window.last_start` after the scheduled time, and what still runs at
-`window.hard_end` is cancelled. What is done is proven by Redshift's history and by the table's figures; what Redshift
-skipped is told as skipped. `report` mails the outcome with the growth of the warehouse. Each statement has a row in
-the ledger's table `action`.
+table (`snapshots.before_maintenance`); `redshift_snapshots` lets it go after `snapshots.keep`. `maintain` carries the
+plan out, one statement at a time, what gains most first. None starts later than `window.last_start` after the
+scheduled time, and what still runs at `window.hard_end` is cancelled. What is done is proven by Redshift's history and
+by the table's figures; what Redshift skipped is told as skipped. `report` mails the outcome with the growth of the
+warehouse. Each statement has a row in the ledger's table `action`.
 
 **When it fails**: no data is at risk. Clear the failed task and what follows: what is done is not done again.
 `include/runbooks/redshift_maintenance.md` goes through the causes.

@@ -303,7 +303,10 @@ def test_monthly_mails_advice_unused_tables_and_cold_data(world: World) -> None:
         "create table shop.keyless (k int) diststyle even", "alter table shop.keyless alter sortkey none",
         "insert into shop.keyless values (1)",
     )  # fmt: skip
-    world.warehouse.admin("update rs.table_note set created = created - interval '9 days'")
+    world.warehouse.admin(
+        "update rs.table_note set created = created - interval '9 days'",
+        "select rs.recommend('shop.sales', 'diststyle', 'alter table shop.sales alter diststyle key distkey id', true)",
+    )
     world.run(DAILY)
     run = world.run(MONTHLY)
     assert run.state == "success"
@@ -312,6 +315,8 @@ def test_monthly_mails_advice_unused_tables_and_cold_data(world: World) -> None:
     assert "Redshift bedrock: monthly review" in mail
     for told in (
         "alter table &quot;shop&quot;.&quot;keyless&quot; alter sortkey auto;",
+        "Redshift&#x27;s Advisor recommends another diststyle, and may do it by itself",
+        "alter table shop.sales alter diststyle key distkey id;",
         "Unused tables (2): not read for 1 days",
         "shop.sales, 1 MB",
         "Cold data (1): rows before",
@@ -321,7 +326,7 @@ def test_monthly_mails_advice_unused_tables_and_cold_data(world: World) -> None:
     rows = {
         row.name: row.value for row in world.rows("SELECT name, value FROM check_result WHERE run LIKE '%monthly%'")
     }
-    counts = {"redshift_table_advice": 2, "redshift_unused_tables": 2, "redshift_cold_data": 1}
+    counts = {"redshift_table_advice": 3, "redshift_unused_tables": 2, "redshift_cold_data": 1}
     assert {name: rows.get(name) for name in counts} == counts
 
 

@@ -14,6 +14,19 @@ CREATE TABLE rs.table_note (
     auto_encode boolean NOT NULL DEFAULT true,
     created timestamp NOT NULL DEFAULT (clock_timestamp() AT TIME ZONE 'UTC')
 );
+-- What the Advisor recommends; a test says it by `rs.recommend`. It is gone when the table's keys are not as they were.
+CREATE TABLE rs.recommendation (
+    relid oid NOT NULL, type text NOT NULL, ddl text NOT NULL, auto_eligible boolean NOT NULL, about text NOT NULL
+);
+CREATE FUNCTION rs.keys_of(note rs.table_note) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_build_array(note.diststyle, note.distkey, note.sortstyle, note.sortkeys)::text
+$$;
+CREATE FUNCTION rs.recommend(target regclass, type text, ddl text, auto_eligible boolean) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO rs.recommendation
+    SELECT target, $2, $3, $4, rs.keys_of(t) FROM rs.table_note t WHERE t.relid = target
+$$;
 CREATE TABLE rs.table_key (
     relid oid NOT NULL,
     name text NOT NULL,

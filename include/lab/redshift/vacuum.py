@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dbops_lab.redshift.ddl import Reader
 from dbops_lab.redshift.errors import BackendError, syntax_error
 from dbops_lab.redshift.journal import now
-from dbops_lab.redshift.lexer import Token, literal, tokenize
+from dbops_lab.redshift.lexer import Token, identifier, literal, tokenize
 from dbops_lab.redshift.rewrite import Group, tree, word
 from dbops_lab.redshift.wire import Disconnected
 
@@ -252,9 +252,9 @@ def _analyze_table(table: Table, session: Session, threshold: float, columns: li
     is_fresh = table.analyzed is not None and (table.modified == 0 or changed < threshold)
     status = "Skipped" if is_fresh else "PredicateColumn" if is_predicate else "Full"
     if not is_fresh:
-        listed = f" ({', '.join(columns)})" if columns else ""
+        listed = f" ({', '.join(map(identifier, columns))})" if columns else ""
         session.upstream.query(f"SELECT rs.analyzed({table.id}, {live})")
-        session.upstream.query(f'ANALYZE "{table.schema}"."{table.name}"{listed}')
+        session.upstream.query(f"ANALYZE {identifier(table.schema)}.{identifier(table.name)}{listed}")
     session.history.record(
         "analyze", table_id=table.id, schema_name=table.schema, table_name=table.name, status=status, started=started,
         ended=now(), rows=live, modified=table.modified, threshold=threshold,

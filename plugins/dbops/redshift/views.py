@@ -185,7 +185,7 @@ def _table(row: Row, interleaved: dict[int, tuple[float, int]]) -> TableFigures:
     (schema, table, id, size, rows, visible, unsorted, stats_off, diststyle, key, benefit, skew_rows, skew_key,
      encoding, created) = row  # fmt: skip
     column = sort_column(key)
-    is_interleaved = int(id) in interleaved or str(key).strip().upper() == "INTERLEAVED"
+    is_interleaved = int(id) in interleaved or str(key).strip().upper().startswith("INTERLEAVED")
     skew, indexed = interleaved.get(int(id), (None, 1))
     return TableFigures(
         schema=str(schema).rstrip(),
@@ -219,7 +219,7 @@ def sort_column(key: object) -> str | None:
     found = re.fullmatch(r"AUTO\(SORTKEY(?:\((.+)\))?\)", text, re.IGNORECASE)
     if found:
         return found[1]
-    return None if not text or text.upper() == "INTERLEAVED" else text
+    return None if not text or text.upper().startswith("INTERLEAVED") else text
 
 
 def open_transactions(session: Session, before: datetime) -> list[OpenTransaction]:

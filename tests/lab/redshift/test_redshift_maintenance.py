@@ -62,6 +62,7 @@ def test_a_threshold_decides_whether_it_is_worth_it(redshift: Any) -> None:
 
 def test_interleaved_keys_are_reindexed_and_not_reclustered(redshift: Any) -> None:
     fill(redshift, keys="INTERLEAVED SORTKEY (day, id)")
+    assert table_info(redshift, "t")["sortkey1"] == "INTERLEAVED(day)"
     fill(redshift, "c")
     fill(redshift, "everywhere", keys="DISTSTYLE ALL SORTKEY (day)")
     skew = (
@@ -159,6 +160,13 @@ def test_a_connection_lost_in_mid_vacuum_leaves_a_beginning_without_an_end(
     assert value(redshift, "SELECT status FROM sys_vacuum_history WHERE table_id = %s", table_id(redshift)) == "Failed"
     run(redshift, "VACUUM t")
     assert history(redshift) == ["Started", "Started", "Finished"]
+
+
+def test_analyze_takes_any_name(redshift: Any) -> None:
+    run(redshift, 'CREATE TABLE "a ""b" ("c ""d" int)', 'INSERT INTO "a ""b" VALUES (1)', 'ANALYZE "a ""b" ("c ""d")')
+    assert table_info(redshift, 'a "b')["stats_off"] == 0
+    run(redshift, 'INSERT INTO "a ""b" VALUES (2)', "ANALYZE", 'VACUUM "a ""b"')
+    assert table_info(redshift, 'a "b')["stats_off"] == 0
 
 
 def test_analyze_skips_what_has_hardly_changed(redshift: Any) -> None:

@@ -153,6 +153,7 @@ def test_a_big_and_very_unsorted_table_gets_advice_and_its_deleted_rows_go_all_t
         (None, None),
         ("", None),
         ("AUTO(SORTKEY)", None),
+        ("INTERLEAVED(day)", None),
         ("AUTO(SORTKEY(day))", "day"),
         ("INTERLEAVED", None),
         ("timestamp", "timestamp"),

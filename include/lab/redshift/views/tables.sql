@@ -8,8 +8,9 @@ SELECT current_database()::text AS database,
             WHEN EXISTS (SELECT FROM jsonb_each_text(t.encodings) e WHERE e.value <> 'raw') THEN 'Y' ELSE 'N' END
                 AS encoded,
        rs.diststyle_text(t.diststyle, t.distkey, f.physical) AS diststyle,
-       CASE WHEN t.sortkeys[1] IS NOT NULL THEN t.sortkeys[1] WHEN t.sortstyle = 'none' THEN NULL
-              ELSE 'AUTO(SORTKEY)' END
+       CASE WHEN t.sortstyle = 'interleaved' THEN 'INTERLEAVED(' || t.sortkeys[1] || ')'
+            WHEN t.sortkeys[1] IS NOT NULL THEN t.sortkeys[1] WHEN t.sortstyle = 'none' THEN NULL
+            ELSE 'AUTO(SORTKEY)' END
            AS sortkey1,
        (SELECT max(a.atttypmod - 4) FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.atttypid = 'varchar'::regtype AND a.attnum > 0) AS max_varchar,
@@ -106,8 +107,10 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name
 CROSS JOIN LATERAL rs.figures(c.oid) f;
 
 CREATE VIEW pg_catalog.svv_alter_table_recommendations AS
-SELECT 'diststyle'::varchar(16) AS type, current_database()::varchar(128) AS database, 0 AS table_id, 0 AS group_id,
-       ''::varchar(1024) AS ddl, 'f'::char(1) AS auto_eligible WHERE false;
+SELECT r.type::varchar(16) AS type, current_database()::varchar(128) AS database, r.relid::bigint::int AS table_id,
+       0 AS group_id, r.ddl::varchar(1024) AS ddl, left(r.auto_eligible::text, 1)::char(1) AS auto_eligible
+FROM rs.recommendation r
+JOIN rs.table_note t ON t.relid = r.relid AND r.about = rs.keys_of(t);
 
 -- Columns as Redshift names their types.
 CREATE VIEW rs.columns AS
