@@ -22,6 +22,7 @@ from dbops.platform.model import (
     Storage,
 )
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
+from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
 from dbops.platform.redshift import (
     Archive,
     ArchiveTable,
@@ -43,13 +44,16 @@ __all__ = [
     "Alerts",
     "Archive",
     "ArchiveTable",
+    "Audit",
     "BackupEncryption",
     "BackupKind",
+    "ChangeGuard",
     "Engine",
     "Grantee",
     "Health",
     "LegalHold",
     "Limit",
+    "Migrated",
     "Namespace",
     "Objective",
     "Objectives",
@@ -57,6 +61,7 @@ __all__ = [
     "PlatformError",
     "PlatformFileError",
     "Postgres",
+    "PostgresGrantee",
     "PostgresHealth",
     "PostgresMaintenance",
     "Problem",

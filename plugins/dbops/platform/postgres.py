@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from dbops.platform.fields import (
     ConnectionId,
@@ -16,17 +16,18 @@ from dbops.platform.fields import (
     Number,
     Whole,
     duration_text,
+    refuse,
     unique,
 )
+from dbops.platform.postgres_guard import Audit, ChangeGuard, DatabaseName, Migrated, PostgresGrantee
 from dbops.platform.redshift import Percent, TableName, Window
-
-DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
 
 
 class PostgresSchedules(Model):
     """Cron of five fields, UTC. Health is looked at every 15 minutes."""
 
     report: Cron = "0 7 * * *"
+    audit: Cron = "15 7 * * *"
     maintenance: Cron = "30 2 * * *"
 
 
@@ -140,3 +141,44 @@ class Postgres(Model):
     schedules: PostgresSchedules = Field(default_factory=PostgresSchedules)
     health: PostgresHealth = Field(default_factory=PostgresHealth)
     maintenance: PostgresMaintenance = Field(default_factory=PostgresMaintenance)
+    migrations: Annotated[tuple[Migrated, ...], unique("database")] = ()
+    """Which version each database is to be at. Those that are not named are not looked at."""
+    guard: ChangeGuard = Field(default_factory=ChangeGuard)
+    audit: Audit = Field(default_factory=Audit)
+    access: Annotated[tuple[PostgresGrantee, ...], unique("role")] = ()
+    """Who may what. Empty: rights are not reviewed."""
+
+    @field_validator("migrations")
+    @classmethod
+    def _of_the_databases(cls, value: tuple[Migrated, ...], info: ValidationInfo) -> tuple[Migrated, ...]:
+        known = info.data.get("databases")
+        refuse(
+            ((index, "name"), f"{one.name} is not among databases")
+            for index, one in enumerate(value)
+            if known is not None and one.name not in known
+        )
+        return value
+
+    @field_validator("access")
+    @classmethod
+    def _in_the_databases(cls, value: tuple[PostgresGrantee, ...], info: ValidationInfo) -> tuple[PostgresGrantee, ...]:
+        known = info.data.get("databases")
+        refuse(
+            ((index, "databases", place), f"{name} is not among databases")
+            for index, one in enumerate(value)
+            for place, name in enumerate(one.databases)
+            if known is not None and name not in known
+        )
+        return value
+
+    @field_validator("guard")
+    @classmethod
+    def _tried_somewhere(cls, value: ChangeGuard, info: ValidationInfo) -> ChangeGuard:
+        known = {one.name for one in info.data.get("migrations") or ()}
+        if value.staging is not None and "migrations" in info.data and value.staging not in known:
+            refuse([(("staging",), f"{value.staging} is not among migrations")])
+        return value
+
+    def migrated(self, database: str) -> Migrated | None:
+        """What is expected of the migrations of a database."""
+        return next((one for one in self.migrations if one.name == database), None)
