@@ -73,14 +73,17 @@ class Nameserver:
             if found is None:
                 response.set_rcode(dns.rcode.NXDOMAIN)
                 break
-            if found[1]:
-                response.answer.append(dns.rrset.from_text(f"{name}.", found[0], "IN", kind, *found[1]))
-                break
             alias = self._lookup(name, "CNAME")
-            if not alias or not alias[1]:
+            if alias and alias[1]:
+                target = _bare(alias[1][0])
+                response.answer.append(dns.rrset.from_text(f"{name}.", alias[0], "IN", "CNAME", f"{target}."))
+                if kind == "CNAME":
+                    break
+                name = target
+            else:
+                if found[1]:
+                    response.answer.append(dns.rrset.from_text(f"{name}.", found[0], "IN", kind, *found[1]))
                 break
-            response.answer.append(dns.rrset.from_text(f"{name}.", alias[0], "IN", "CNAME", f"{_bare(alias[1][0])}."))
-            name = _bare(alias[1][0])
             if not self._knows(name):
                 break
         return response

@@ -384,8 +384,8 @@ class LabRds:
                 found = {"DBInstanceStatus": "gone"}
             if found["DBInstanceStatus"] == status:
                 return found
-            if time.monotonic() > end:
-                raise TimeoutError(f"{instance} is {found['DBInstanceStatus']}, not {status}, after {seconds:g} s")
+            if time.monotonic() > end or found["DBInstanceStatus"] in ("failed", "incompatible-restore"):
+                raise TimeoutError(f"{instance} is {found['DBInstanceStatus']}, not {status}; waited {seconds:g} s")
             time.sleep(0.05)
 
     def wait_snapshot(self, snapshot: str, region: str = REGION, seconds: float = 60) -> dict[str, Any]:

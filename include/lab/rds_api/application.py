@@ -87,8 +87,8 @@ class RdsApi:
                 major = asked["version"].partition(".")[0]
                 words = _instance(asked) | instances.surroundings(backend, asked["name"], f"postgres{major}")
                 made = backend.adopt(words, Server(server, self._room))
-                while made.earliest_restorable_time > datetime.now(UTC):
-                    time.sleep(0.02)
+                while made.server.keep() < made.earliest_restorable_time:
+                    time.sleep(0.05)
         return {"nameserver": f"127.0.0.1:{self._nameserver.port}"}
 
     def _start(self, asked: dict[str, Any]) -> Room:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dbops.errors import DbopsError
-from moto.core.responses import ActionResult, PaginatedResult
+from moto.core.responses import ActionResult
 from moto.core.utils import utcnow
 from moto.ec2.models import ec2_backends
 from moto.rds import models
@@ -37,6 +37,7 @@ DOMAIN = "rds.lab.bedrock.internal"
 REACHABLE = ("available", "backing-up", "modifying", "deleting", "storage-optimization")
 PORTION = 1 << 20  # what one call of DownloadDBLogFilePortion gives at most
 LINES = 10_000
+PAGE = 100
 
 
 @dataclass
@@ -380,6 +381,8 @@ class LabBackend(RDSBackend):
         words = {key: value for key in kept if (value := getattr(source, key, None)) is not None}
         own = ("tags", "multi_az", "deletion_protection", "db_subnet_group_name", "vpc_security_group_ids",
                "db_parameter_group_name", "enable_cloudwatch_logs_exports", "availability_zone")  # fmt: skip
+        if source.region != self.region_name:
+            words.pop("option_group_name", None)
         words |= {key: overrides[key] for key in (*kept, *own) if overrides.get(key) is not None}
         default_subnets(self)
         words.setdefault("db_subnet_group_name", "default")
@@ -495,12 +498,21 @@ def _in_background(work: Callable[[], None], kind: str, failed: Callable[[], Non
 
 
 def describe_snapshots_in_pages(self: RDSResponse) -> ActionResult:
-    """moto gives all at once."""
+    """moto gives all at once.
+
+    https://docs.aws.amazon.com/AmazonRDS/latest/APIReference/API_DescribeDBSnapshots.html
+    """
     asked = self.params
     filters = {item["Name"]: item["Values"] for item in asked.get("Filters", [])}
     name, instance = asked.get("DBSnapshotIdentifier"), asked.get("DBInstanceIdentifier")
     found = self.backend.describe_db_snapshots(instance, name, asked.get("SnapshotType"), filters)
-    return PaginatedResult({"DBSnapshots": found})
+    size, first = int(asked.get("MaxRecords") or PAGE), int(asked.get("Marker") or 0)
+    if not 20 <= size <= PAGE:
+        raise InvalidParameterValue(f"Invalid value {size} for MaxRecords. Must be between 20 and {PAGE}")
+    answer: dict[str, Any] = {"DBSnapshots": found[first : first + size]}
+    if first + size < len(found):
+        answer["Marker"] = str(first + size)
+    return ActionResult(answer)
 
 
 def download_log_portion(self: RDSResponse) -> ActionResult:

@@ -251,7 +251,7 @@ class Room:
     port: int = 0
     _starter: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "lab-servers"))
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-    _addresses: Iterator[int] = field(default_factory=lambda: itertools.count(3))
+    _addresses: Iterator[int] = field(default_factory=lambda: itertools.count(250))
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o711)
@@ -270,7 +270,10 @@ class Room:
         return folder
 
     def new_address(self) -> str:
-        """Never one that was used: who still knows the name of what was deleted must not meet another."""
+        """From 127.0.1.1 on, never one that was used: who still knows the address of what is gone meets no other.
+
+        Those below are for servers that others start.
+        """
         number = next(self._addresses)
         return f"127.0.{number // 250}.{number % 250 + 1}"
 
