@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections, redshift_api
+from dbops_lab import connections, dns, rds_api, redshift_api
 from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
 from dbops_lab.application.database import CONN_ID, Database
 from dbops_lab.application.etl import Etl
@@ -26,7 +29,8 @@ from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.postgres_versions import binaries
 from dbops_lab.receivers import read_inbox
 from dbops_lab.redshift.process import StandIn as RedshiftStandIn
 from dbops_lab.redshift_api.data import Place
@@ -36,7 +40,8 @@ from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
 __all__ = [
-    "lab_app", "lab_etl", "lab_postgres", "lab_redshift", "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
+    "lab_app", "lab_etl", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift", "lab_redshift_api", "lab_s3",
+    "lab_supervisor", "receivers",
 ]  # fmt: skip
 
 
@@ -328,6 +333,197 @@ def lab_redshift_api(_redshift_api: LabRedshiftApi) -> Iterator[LabRedshiftApi]:
     yield _redshift_api
     _redshift_api.take(snapshot=0.0, restore=0.0)
     _redshift_api.s3.faults()
+
+
+class LabRds:
+    """An RDS instance with a real PostgreSQL of its own, its CNAME in a hosted zone, and who answers for both.
+
+    `take`, `order` and `plant` are those of `dbops_lab.rds_api`. Errors of any call: `s3.faults({"key":
+    "Action=CreateDBSnapshot", "status": 400, "code": "Throttling"})`.
+    """
+
+    zone = "lab.bedrock.internal"
+    region = REGION
+    ttl = 1
+
+    def __init__(self, name: str, server: Postgres, s3: LabS3, folder: Path) -> None:
+        self.name, self.server, self.s3 = name, server, s3
+        self.port, self.endpoint = server.port, s3.endpoint
+        self.cname = f"{name}.db.{self.zone}"
+        self._s3_port = int(s3.endpoint.rpartition(":")[2])
+        self.nameserver = rds_api.register(self._s3_port, name, server, folder)
+        self.zone_id = self._zone()
+        self.point_to(self.name)
+
+    def client(self, service: str, region: str = REGION) -> Any:
+        """boto3's, for `rds`, `route53` or `secretsmanager`."""
+        return boto3.client(
+            service,
+            endpoint_url=self.s3.endpoint,
+            aws_access_key_id=connections.ACCESS_KEY,
+            aws_secret_access_key=connections.SECRET_KEY,
+            region_name=region,
+            config=Config(proxies={}, retries={"max_attempts": 1}),
+        )
+
+    # ------------------------------------------------------------------ instances
+
+    def describe(self, instance: str | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = self.client("rds").describe_db_instances(DBInstanceIdentifier=instance or self.name)[
+            "DBInstances"
+        ][0]
+        return found
+
+    def wait(self, instance: str, status: str = "available", seconds: float = 60) -> dict[str, Any]:
+        """The instance when it is in that state; `gone` is one that is deleted."""
+        rds, end = self.client("rds"), time.monotonic() + seconds
+        while True:
+            try:
+                found: dict[str, Any] = self.describe(instance)
+            except rds.exceptions.DBInstanceNotFoundFault:
+                found = {"DBInstanceStatus": "gone"}
+            if found["DBInstanceStatus"] == status:
+                return found
+            if time.monotonic() > end or found["DBInstanceStatus"] in ("failed", "incompatible-restore"):
+                raise TimeoutError(f"{instance} is {found['DBInstanceStatus']}, not {status}; waited {seconds:g} s")
+            time.sleep(0.05)
+
+    def wait_snapshot(self, snapshot: str, region: str = REGION, seconds: float = 60) -> dict[str, Any]:
+        """The snapshot when it is available."""
+        end = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = self.client("rds", region).describe_db_snapshots(DBSnapshotIdentifier=snapshot)[
+                "DBSnapshots"
+            ][0]
+            if found["Status"] == "available":
+                return found
+            if time.monotonic() > end:
+                raise TimeoutError(f"{snapshot} is {found['Status']} after {seconds:g} s")
+            time.sleep(0.05)
+
+    def settle(self, instance: str | None = None) -> datetime:
+        """Let LatestRestorableTime be now, and tell it (a whole second, at most this one)."""
+        return rds_api.settle(self._s3_port, instance or self.name)
+
+    def past(self, moment: datetime) -> datetime:
+        """Wait until LatestRestorableTime is after a moment; returns it."""
+        while (latest := self.settle()) <= moment:
+            time.sleep(0.1)
+        return latest
+
+    # ------------------------------------------------------------------ sessions
+
+    def host(self, instance: str | None = None) -> str:
+        """Its address, as the nameserver tells it."""
+        return dns.resolve(self.nameserver, self.describe(instance)["Endpoint"]["Address"])
+
+    def connect(
+        self, instance: str | None = None, role: str = APPLICATION, database: str | None = None
+    ) -> psycopg2.extensions.connection:
+        """A session of the application's owner (or `postgres`) with an instance."""
+        return psycopg2.connect(
+            host=self.host(instance), port=self.port, user=role, password=self.server.passwords[role],
+            dbname=database or APPLICATION, connect_timeout=5,
+        )  # fmt: skip
+
+    def rows(self, query: str, instance: str | None = None) -> list[Any]:
+        """What the owner of the application's database gets; changes are committed."""
+        with closing(self.connect(instance)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchall() if cursor.description else []
+
+    def info(self, conn_id: str = CONN_ID, instance: str | None = None) -> ConnectionInfo:
+        """The owner's connection to an instance."""
+        password = self.server.passwords[APPLICATION]
+        host = self.host(instance)
+        return connections.info(conn_id, connections.postgres(self.port, APPLICATION, password, host=host))
+
+    # ------------------------------------------------------------------ names
+
+    def _zone(self) -> str:
+        route53 = self.client("route53")
+        for zone in route53.list_hosted_zones()["HostedZones"]:
+            if zone["Name"] == f"{self.zone}.":
+                return str(zone["Id"]).rpartition("/")[2]
+        made = route53.create_hosted_zone(Name=self.zone, CallerReference=secrets.token_hex(8))
+        return str(made["HostedZone"]["Id"]).rpartition("/")[2]
+
+    def point_to(self, instance: str) -> None:
+        """Let the CNAME be that instance, at once."""
+        rds_api.take(self._s3_port, route53=0.0, dns=0.0)
+        record = {
+            "Name": self.cname,
+            "Type": "CNAME",
+            "TTL": self.ttl,
+            "ResourceRecords": [{"Value": self.describe(instance)["Endpoint"]["Address"]}],
+        }
+        batch = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
+        self.client("route53").change_resource_record_sets(HostedZoneId=self.zone_id, ChangeBatch=batch)
+
+    def target(self) -> str:
+        """The host name that Route 53 holds for the CNAME."""
+        found = self.client("route53").list_resource_record_sets(
+            HostedZoneId=self.zone_id, StartRecordName=self.cname, StartRecordType="CNAME"
+        )["ResourceRecordSets"]
+        return next(
+            str(item["ResourceRecords"][0]["Value"]) for item in found if item["Name"].rstrip(".") == self.cname
+        )
+
+    # ------------------------------------------------------------------ orders
+
+    def take(self, **seconds: float) -> None:
+        rds_api.take(self._s3_port, **seconds)
+
+    def order(self, **orders: Any) -> None:
+        rds_api.order(self._s3_port, **orders)
+
+    def plant(self, id: str, **words: Any) -> None:
+        rds_api.plant(self._s3_port, words.pop("source", self.name), id, **words)
+
+    def clean(self) -> None:
+        """As it was registered: nothing restored, no manual snapshots, no orders, the CNAME where it was."""
+        self.s3.faults()
+        rds_api.clean(self._s3_port)
+        self.point_to(self.name)
+        self.take(route53=0.2)
+
+
+@pytest.fixture(scope="session")
+def lab_rds_of(lab_supervisor: Supervisor, lab_s3: LabS3) -> Callable[[int], LabRds]:
+    """An instance of a major version of PostgreSQL (14, 17): one server for each, started when it is first wanted."""
+    made: dict[int, LabRds] = {}
+    port = free_port()
+    state = lab_supervisor.state / "rds"
+
+    def instance(major: int) -> LabRds:
+        if major not in made:
+            state.mkdir(exist_ok=True, mode=0o711)
+            name = "bedrock-config" if major == 17 else f"bedrock-config-{major}"
+            passwords = {role: secrets.token_urlsafe(16) for role in (ADMIN, APPLICATION)}
+            server = rds_api.instance_server(
+                state, name, port, passwords, host=f"127.0.0.{major}", guarded=True,
+                binaries=None if major == 17 else binaries(major),
+            )  # fmt: skip
+            server.create()
+            rds_api.folders(server)
+            lab_supervisor.start(server.part)
+            lab_supervisor.wait([server.part])
+            server.create_databases()
+            made[major] = LabRds(name, server, lab_s3, state / "room")
+        return made[major]
+
+    return instance
+
+
+@pytest.fixture
+def lab_rds(lab_rds_of: Callable[[int], LabRds]) -> Iterator[LabRds]:
+    """An RDS instance of PostgreSQL 17, as it was registered; what tests write into its database stays."""
+    instance = lab_rds_of(17)
+    instance.clean()
+    yield instance
+    instance.clean()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from dbops.platform.model import (
     Storage,
 )
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
+from dbops.platform.postgres_backup import ExportScratch, PostgresExport, PostgresExports, PostgresRds
 from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
 from dbops.platform.redshift import (
     Archive,
@@ -49,6 +50,7 @@ __all__ = [
     "BackupKind",
     "ChangeGuard",
     "Engine",
+    "ExportScratch",
     "Grantee",
     "Health",
     "LegalHold",
@@ -61,9 +63,12 @@ __all__ = [
     "PlatformError",
     "PlatformFileError",
     "Postgres",
+    "PostgresExport",
+    "PostgresExports",
     "PostgresGrantee",
     "PostgresHealth",
     "PostgresMaintenance",
+    "PostgresRds",
     "Problem",
     "Redshift",
     "Retention",

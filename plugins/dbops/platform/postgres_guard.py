@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool, StringConstraints, field_validator
 
 from dbops.platform.fields import Duration, Model, Number, Whole
+from dbops.platform.postgres_backup import DatabaseName
 from dbops.platform.redshift import Percent, TableName
 
-DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
 RoleName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00]+$")]
 SettingName = Annotated[str, StringConstraints(to_lower=True, pattern=r"^[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z0-9_$]+)*$")]
 Attribute = Literal["superuser", "createrole", "createdb", "replication", "bypassrls"]
