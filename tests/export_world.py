@@ -96,6 +96,8 @@ def exported_world(world: World, s3: LabS3, store: Any, folder: Path, rows: int 
         scratch=ExportScratch(on_the_instance=True),
     )
     postgres = Postgres(name="exchange", databases=(database,), exports=exports)
+    with world.admin() as cursor:
+        cursor.execute(f'alter role {OWNER} createdb')
     return Exported(world, database, s3, store, postgres)
 
 

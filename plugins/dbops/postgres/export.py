@@ -176,6 +176,7 @@ def export(
                     server_version=seen.server_version,
                     program_version=program.version,
                     format="custom" if one.jobs == 1 else "directory",
+                    jobs=one.jobs,
                     whole=not one.tables,
                     system=seen.system,
                     encoding=seen.encoding,

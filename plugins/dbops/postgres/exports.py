@@ -81,6 +81,8 @@ class ExportManifest(Document):
     """The server's own identifier: a restore elsewhere must not end up on the same one."""
     program_version: str
     format: Literal["custom", "directory"]
+    jobs: Annotated[int, Field(ge=1)]
+    """Tables that were read at once, and are restored at once."""
     whole: bool
     """Whether it holds the rows of every table; always the definition of the whole database."""
     encoding: str
@@ -208,13 +210,19 @@ def find_export(store: Store, instance: str, export: str, id: str) -> Export:
     return found
 
 
-def newest_export(store: Store, instance: str, export: str) -> Export | None:
-    """The newest one that nothing is known against; None: there is none."""
+def newest_verified(store: Store, instance: str, export: str) -> Export:
+    """The newest one that was read back and is whole.
+
+    :raises NotFound: there is none.
+    """
     for id in sorted(_ids(store, instance, export), reverse=True):
         found = _export(store, instance, export, id)
-        if found is not None and found.problem is None:
+        if found is not None and found.problem is None and found.verified is not None:
             return found
-    return None
+    raise NotFound(
+        f"{store.url}/{export_prefix(instance, export)}: no export was read back and found whole; "
+        "`dbops postgres backup list` shows what there is"
+    )
 
 
 def export_of(store: Store, instance: str, export: str, run: str) -> Export | None:

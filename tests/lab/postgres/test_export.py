@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from dbops.backups.store import open_store
+from dbops.postgres.export_drill import run_export_drill
 from dbops.postgres.exports import exports, find_export
 from dbops.postgres.export_verify import verify_export
 from dbops_lab.testing import LabS3
-from export_world import Exported, exported_world
+from export_world import Exported, exported_world, scratch_of
 from postgres_world import World
 
 
@@ -55,3 +57,14 @@ def test_some(exported: Exported) -> None:
     assert made.without_rows == ["public line_items line_items_campaign_id_fkey"]
     report = verify_export(exported.store, find_export(exported.store, "exchange", "some", made.id), exported.settings)
     assert report.problems == ()
+
+
+@pytest.mark.parametrize(("name", "jobs"), [("all", 1), ("all", 2), ("some", 1), ("some", 2)])
+def test_a_drill_gives_back_what_was_exported_and_leaves_nothing(exported: Exported, name: str, jobs: int) -> None:
+    exported.change(name, jobs=jobs)
+    made = exported.make(name)
+    drill = run_export_drill(
+        exported.store, made, exported.settings, scratch_of(exported.world), rto=timedelta(minutes=5), holder="drill"
+    )
+    assert drill.problems == ()
+    assert drill.notes == ()
