@@ -3,7 +3,8 @@
 -- Rights:   CONNECT.
 -- Versions: 14 to 18.
 select g.rolname as role, x.schema, x.kind, lower(x.privilege) as privilege, bool_or(x.passes_on) as passes_on,
-       count(*) as many, min(x.relation) as example, min(x.name) as "column"
+       count(*) as many, min(x.relation) as example, min(x.name) as "column",
+       array_agg(x.relation::text order by x.relation) as relations
   from (select a.grantee, n.nspname as schema, case c.relkind when 'S' then 'sequence' else 'table' end as kind,
                a.privilege_type as privilege, a.is_grantable as passes_on, c.oid, c.relname as relation, null as name
           from pg_class c

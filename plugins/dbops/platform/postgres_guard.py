@@ -71,6 +71,8 @@ class PostgresGrantee(Model):
     schemas: tuple[str, ...] = ()
     privileges: tuple[Privilege, ...] = ()
     """On every table of these schemas."""
+    tables: Mapping[TableName, tuple[Privilege, ...]] = Field(default_factory=dict)
+    """On single tables, beside those."""
     sequences: tuple[SequencePrivilege, ...] = ()
     creates: StrictBool = False
     """It may create in these schemas."""

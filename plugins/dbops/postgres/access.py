@@ -229,7 +229,9 @@ def compare_schemas(rows: Iterable[Row], here: Known) -> Iterator[Finding]:
         entry = here.get(role)
         if _may_all(role, here) or (role == PUBLIC and schema == "public" and privilege == "usage"):
             continue  # the latter is how a database begins; rights on tables protect what is in it
-        is_agreed = entry is not None and schema in entry.schemas and (privilege == "usage" or entry.creates)
+        is_agreed = entry is not None and (
+            (privilege == "usage" and schema in _used(entry)) or (entry.creates and schema in entry.schemas)
+        )
         fix = f"REVOKE {privilege.upper()} ON SCHEMA {quoted(schema)} FROM {_to(role)}"
         what = "create in" if privilege == "create" else "use"
         if not is_agreed:
@@ -240,9 +242,10 @@ def compare_schemas(rows: Iterable[Row], here: Known) -> Iterator[Finding]:
 
 def compare_relations(rows: Iterable[Row], here: Known) -> Iterator[Finding]:
     """Of a grant on several tables one example is told."""
-    for row in rows:
+    for given in rows:
+        row = _without_agreed(given, here.get(given["role"]))
         role, schema, privilege, kind, many = (row[name] for name in ("role", "schema", "privilege", "kind", "many"))
-        if _may_all(role, here):
+        if _may_all(role, here) or not many:
             continue
         is_agreed = _is_agreed(here.get(role), kind, schema, privilege)
         name = f"{row['example']}.{row['column']}" if kind == "column" else row["example"]
@@ -252,6 +255,20 @@ def compare_relations(rows: Iterable[Row], here: Known) -> Iterator[Finding]:
         elif row["passes_on"]:
             fix = _revoke(row, _to(role), "GRANT OPTION FOR ")
             yield Finding(kind, _who(role), f"may let others {privilege} {where}", fix)
+
+
+def _without_agreed(row: Row, entry: PostgresGrantee | None) -> Row:
+    """The row without the single tables that are agreed, where the grant may not be passed on."""
+    if entry is None or row["kind"] != "table" or row["passes_on"]:
+        return row
+    agreed = {name for name, privileges in entry.tables.items() if row["privilege"] in privileges}
+    left = [name for name in row["relations"] if f"{row['schema']}.{name}" not in agreed]
+    return {**row, "many": len(left), "example": left[0] if left else None}
+
+
+def _used(entry: PostgresGrantee) -> set[str]:
+    """Schemas that it needs USAGE on."""
+    return {*entry.schemas, *(name.partition(".")[0] for name in entry.tables)}
 
 
 def _is_agreed(entry: PostgresGrantee | None, kind: str, schema: str, privilege: str) -> bool:
@@ -327,18 +344,29 @@ def wanted(here: Known, version: int) -> list[dict[str, str | None]]:
         if role == PUBLIC:
             continue
 
-        def want(kind: str, schema: str | None, privilege: str, role: str = role) -> None:
-            found.append({"role": role, "kind": kind, "schema": schema, "privilege": privilege})
+        def want(kind: str, schema: str | None, privilege: str, role: str = role, relation: str | None = None) -> None:
+            if privilege != "maintain" or version >= 17:
+                found.append({
+                    "role": role,
+                    "kind": kind,
+                    "schema": schema,
+                    "privilege": privilege,
+                    "relation": relation,
+                })
 
-        if entry.schemas:
+        if used := _used(entry):
             want("database", None, "connect")
-        for schema in entry.schemas:
+        for schema in sorted(used):
             want("schema", schema, "usage")
+        for name, privileges in entry.tables.items():
+            schema, _, table = name.partition(".")
+            for privilege in privileges:
+                want("table", schema, privilege, relation=table)
+        for schema in entry.schemas:
             if entry.creates:
                 want("schema", schema, "create")
             for privilege in entry.privileges:
-                if privilege != "maintain" or version >= 17:
-                    want("table", schema, privilege)
+                want("table", schema, privilege)
             for use in entry.sequences:
                 want("sequence", schema, use)
     return found

@@ -19,6 +19,7 @@ from dbops.connections import from_env
 from dbops.errors import ConfigurationError, DbopsError
 from dbops.platform import Platform, Postgres, load_platform
 from dbops.postgres import guard_cli
+from dbops.postgres.backup_cli import app as backup_app
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="PostgreSQL: look at its health, report, plan and do maintenance.", no_args_is_help=True)
 app.registered_commands += guard_cli.app.registered_commands
+app.add_typer(backup_app, name="backup")
 
 Databases = Annotated[
     list[str] | None, typer.Option("--database", "-d", help="Only this one; may be repeated. Default: all.")

@@ -32,7 +32,7 @@ from dbops.redshift.snapshots import (
 __all__ = [
     "Age", "ForeignSnapshot", "Instance", "InstanceSnapshots", "Recovery", "Snapshot", "begin_copy", "begin_snapshot",
     "calls", "check_automated", "check_recovery", "describe", "expire_snapshot", "open_copies", "open_snapshots",
-    "plan_snapshot_expiry", "rds_client", "snapshot_id", "wait_for_snapshot",
+    "places", "plan_snapshot_expiry", "rds_client", "snapshot_id", "wait_for_snapshot",
 ]  # fmt: skip
 
 POLICY = "include/iam/rds-policy.json"
@@ -154,6 +154,14 @@ def open_snapshots(postgres: Postgres, connection: ConnectionInfo) -> InstanceSn
 def open_copies(postgres: Postgres, connection: ConnectionInfo, region: str) -> InstanceSnapshots:
     """Their copies in another region."""
     return InstanceSnapshots(rds_client(connection, region), postgres.name)
+
+
+def places(postgres: Postgres, rds: PostgresRds, connection: ConnectionInfo) -> dict[str, InstanceSnapshots]:
+    """By region: where snapshots of ours are."""
+    found = {postgres.region: open_snapshots(postgres, connection)}
+    if rds.copy_region:
+        found[rds.copy_region] = open_copies(postgres, connection, rds.copy_region)
+    return found
 
 
 class InstanceSnapshots:

@@ -148,6 +148,26 @@ def test_what_is_missing_is_found_unless_it_comes_by_membership(world: World) ->
         assert {one["who"] for one in found} == {f"role {group}"}, "it has them through the group"
 
 
+def test_rights_on_single_tables_can_be_agreed(world17: World) -> None:
+    database = world17.new_database()
+    world17.run(database, "create schema app", 'create table app."T" (id int)', "create table app.b (id int)")
+    with roles(world17, "app") as (app,), world17.admin(database) as cursor:
+        entry = {"name": app, "tables": {"app.T": ["select", "insert"]}}
+        everybody = {"name": "public", "temporary": True}
+        found, _, _ = reviewed(world17, database, entry, everybody)
+        assert set(texts(found)) == {
+            "missing: may not use schema app",
+            "missing: may not select table app.T",
+            "missing: may not insert table app.T",
+        }
+        put_right(world17, database, found)
+        assert reviewed(world17, database, entry, everybody)[0] == []
+        cursor.execute(f'grant select on app.b to "{app}"')
+        (found_one,) = reviewed(world17, database, entry, everybody)[0]
+        assert found_one["text"] == "may select table app.b"
+        assert found_one["fix"] == f'REVOKE SELECT ON TABLE "app"."b" FROM "{app}"'
+
+
 def test_an_unknown_role_is_found_and_an_absent_one_and_endless_passwords_are_told(world17: World) -> None:
     database = world17.new_database()
     with roles(world17, "stranger") as (stranger,), world17.admin() as cursor:
