@@ -25,6 +25,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_POSSIBLE = re.compile(rf"\b(?:{'|'.join(sorted(CHANGING))}|into)\b", re.IGNORECASE)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 
 
@@ -34,6 +35,8 @@ def changes(text: str) -> list[str]:
     Every literal is `'***'` and every comment gone: each may hold a password, and none says which object is changed.
     Temporary tables are nobody's schema. What a DO block or a function does is not seen: pgAudit sees it.
     """
+    if not _POSSIBLE.search(text):  # as of nearly every statement of an application
+        return []
     return [_shown(tokens) for tokens in _statements(text) if _is_change([token.strip().lower() for token in tokens])]
 
 
