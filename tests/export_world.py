@@ -97,7 +97,7 @@ def exported_world(world: World, s3: LabS3, store: Any, folder: Path, rows: int 
     )
     postgres = Postgres(name="exchange", databases=(database,), exports=exports)
     with world.admin() as cursor:
-        cursor.execute(f'alter role {OWNER} createdb')
+        cursor.execute(f"alter role {OWNER} createdb")
     return Exported(world, database, s3, store, postgres)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from dbops.backups.store import open_store
 from dbops.postgres.export_drill import run_export_drill
-from dbops.postgres.exports import exports, find_export
 from dbops.postgres.export_verify import verify_export
+from dbops.postgres.exports import exports, find_export
 from dbops_lab.testing import LabS3
 from export_world import Exported, exported_world, scratch_of
 from postgres_world import World
