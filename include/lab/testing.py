@@ -28,6 +28,7 @@ from dbops_lab.application.etl import Etl
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
+from dbops_lab.kubernetes.api import Kubernetes
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
 from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.postgres_versions import binaries
@@ -40,8 +41,8 @@ from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
 __all__ = [
-    "lab_app", "lab_etl", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift", "lab_redshift_api", "lab_s3",
-    "lab_supervisor", "receivers",
+    "lab_app", "lab_etl", "lab_kubernetes", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift",
+    "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
 ]  # fmt: skip
 
 
@@ -524,6 +525,80 @@ def lab_rds(lab_rds_of: Callable[[int], LabRds]) -> Iterator[LabRds]:
     instance.clean()
     yield instance
     instance.clean()
+
+
+class LabKubernetes:
+    """A Kubernetes API on loopback, whose pods are sessions with the instance that `host` names when they start."""
+
+    def __init__(self, rds: LabRds, state: Path) -> None:
+        self.rds, self.token = rds, secrets.token_urlsafe(24)
+        self.api = Kubernetes(
+            state, self.token, nameserver=rds.nameserver, user=APPLICATION,
+            password=rds.server.passwords[APPLICATION], database=APPLICATION,
+        )  # fmt: skip
+        self.ca_file = certificate(state)[0]
+        self.url = f"https://127.0.0.1:{self.api.port}"
+        self.connection = connections.kubernetes(self.api.port, self.token, self.ca_file)
+
+    def info(self, conn_id: str = "dbops_kubernetes") -> ConnectionInfo:
+        return connections.info(conn_id, self.connection)
+
+    def deploy(
+        self, namespace: str, name: str, *, replicas: int = 2, host: str | None = None, deadline: int = 2
+    ) -> None:
+        """A deployment; returns when its pods are ready. The one of that name is changed, if there is one."""
+        target = host or self.rds.cname
+        self.api.deploy(namespace, name, replicas=replicas, host=target, port=self.rds.port, deadline=deadline)
+        self.settle(namespace, name)
+
+    def settle(self, namespace: str, name: str, reason: str = "NewReplicaSetAvailable", seconds: float = 20) -> None:
+        """Wait until the deployment's rollout has come to that end."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.deployment(namespace, name)
+            reached = {item["type"]: item["reason"] for item in found["status"]["conditions"]}["Progressing"]
+            if reached == reason and found["status"].get("observedGeneration") == found["metadata"]["generation"]:
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"{namespace}/{name} is {reached}, not {reason}, after {seconds:g} s")
+            time.sleep(0.05)
+
+    def deployment(self, namespace: str, name: str) -> dict[str, Any]:
+        with self.api.controller.lock:
+            return json.loads(json.dumps(self.api.controller.deployments[namespace, name].document()))
+
+    def pods(self, namespace: str, name: str) -> list[str]:
+        """Names of its pods."""
+        with self.api.controller.lock:
+            return [pod.name for pod in self.api.controller.deployments[namespace, name].pods]
+
+    def faults(self, *orders: dict[str, Any]) -> None:
+        """See `dbops_lab.kubernetes`."""
+        self.api.faults(*orders)
+
+    def fail(self, namespace: str, name: str) -> None:
+        """New pods of this deployment crash from now on."""
+        self.api.faults({"deployment": f"{namespace}/{name}"})
+
+    def step(self, seconds: float) -> None:
+        """How long the controller waits between two steps of a rollout."""
+        self.api.controller.seconds = seconds
+
+    def sessions(self, instance: str | None = None) -> dict[str, int]:
+        """Sessions of each deployment that an instance has."""
+        found = self.rds.rows(
+            "select split_part(application_name, '/', 1), count(*) from pg_stat_activity "
+            "where application_name like '%/%' group by 1", instance,
+        )  # fmt: skip
+        return dict(found)
+
+
+@pytest.fixture
+def lab_kubernetes(lab_rds: LabRds, lab_supervisor: Supervisor) -> Iterator[LabKubernetes]:
+    """Kubernetes beside `lab_rds`, without deployments at first."""
+    made = LabKubernetes(lab_rds, lab_supervisor.state)
+    yield made
+    made.api.close()
 
 
 @pytest.fixture(scope="module")
