@@ -286,8 +286,7 @@ class Lab:
         known = self.settings
         room = self.state / "rds" / "room"
         rds_api.register(known.s3, rds.INSTANCE, instance, room, nameserver_port=known.nameserver)
-        rds.announce(known.s3)
-        rds.keep_secrets(known.s3, self.connections())
+        rds.introduce(known.s3, self.connections())
         rds.deploy(known.kubernetes, certificate(self.state)[0], known.rds)
 
     def down(self, *, keep: bool = False) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 import ssl
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbops_lab import connections
+from dbops_lab import connections, rds_api
 from dbops_lab.s3 import REGION
 
 INSTANCE = "exchange"
@@ -43,45 +42,10 @@ def client(port: int, service: str, region: str = REGION) -> Any:
     )
 
 
-def hosted_zone(route53: Any, zone: str) -> str:
-    """Its id; it is made if there is none of that name."""
-    for found in route53.list_hosted_zones()["HostedZones"]:
-        if found["Name"] == f"{zone}.":
-            return str(found["Id"]).rpartition("/")[2]
-    made = route53.create_hosted_zone(
-        Name=zone, CallerReference=secrets.token_hex(8), HostedZoneConfig={"PrivateZone": True}
-    )
-    return str(made["HostedZone"]["Id"]).rpartition("/")[2]
-
-
-def point(route53: Any, zone_id: str, cname: str, target: str, ttl: int) -> None:
-    """Let a name be another name for the target, whatever it was."""
-    record = {"Name": cname, "Type": "CNAME", "TTL": ttl, "ResourceRecords": [{"Value": target}]}
-    batch = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
-    route53.change_resource_record_sets(HostedZoneId=zone_id, ChangeBatch=batch)
-
-
-def announce(port: int) -> None:
-    """Make the zone with the instance's name, unless it is there: a recovery may have changed what it says."""
-    route53, rds = client(port, "route53"), client(port, "rds")
-    zone = hosted_zone(route53, ZONE)
-    known = route53.list_resource_record_sets(HostedZoneId=zone)["ResourceRecordSets"]
-    if CNAME not in {record["Name"].rstrip(".") for record in known}:
-        found = rds.describe_db_instances(DBInstanceIdentifier=INSTANCE)["DBInstances"][0]
-        point(route53, zone, CNAME, found["Endpoint"]["Address"], TTL)
-
-
-def keep_secrets(port: int, made: Mapping[str, connections.Connection]) -> None:
-    """Put connections where Airflow's backend for Secrets Manager looks for them."""
-    manager = client(port, "secretsmanager")
-    names = (item["Name"] for item in manager.list_secrets()["SecretList"])
-    known = set(names)
-    for conn_id in CONNECTIONS:
-        name, text = f"{PREFIX}/{conn_id}", json.dumps(made[conn_id])
-        if name in known:
-            manager.put_secret_value(SecretId=name, SecretString=text)
-        else:
-            manager.create_secret(Name=name, SecretString=text)
+def introduce(port: int, made: Mapping[str, connections.Connection]) -> None:
+    """Give the instance its name, and put its logins where Airflow's backend for Secrets Manager looks for them."""
+    rds_api.name(port, INSTANCE, ZONE, CNAME, ttl=TTL)
+    rds_api.keep_secrets(port, {f"{PREFIX}/{conn_id}": json.dumps(made[conn_id]) for conn_id in CONNECTIONS})
 
 
 def deploy(port: int, ca_file: Path, database_port: int) -> None:

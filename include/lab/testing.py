@@ -353,8 +353,7 @@ class LabRds:
         self.cname = f"{name}.db.{self.zone}"
         self._s3_port = int(s3.endpoint.rpartition(":")[2])
         self.nameserver = rds_api.register(self._s3_port, name, server, folder)
-        self.zone_id = rds.hosted_zone(self.client("route53"), self.zone)
-        self.point_to(self.name)
+        self.zone_id = self.point_to(self.name)
 
     def client(self, service: str, region: str = REGION) -> Any:
         """boto3's, for `rds`, `route53` or `secretsmanager`."""
@@ -436,11 +435,9 @@ class LabRds:
 
     # ------------------------------------------------------------------ names
 
-    def point_to(self, instance: str) -> None:
-        """Let the CNAME be that instance, at once."""
-        rds_api.take(self._s3_port, route53=0.0, dns=0.0)
-        target = self.describe(instance)["Endpoint"]["Address"]
-        rds.point(self.client("route53"), self.zone_id, self.cname, target, self.ttl)
+    def point_to(self, instance: str) -> str:
+        """Let the CNAME be that instance, at once; the zone's id."""
+        return rds_api.name(self._s3_port, instance, self.zone, self.cname, ttl=self.ttl, again=True)
 
     def target(self) -> str:
         """The host name that Route 53 holds for the CNAME."""
@@ -467,7 +464,6 @@ class LabRds:
         self.s3.faults()
         rds_api.clean(self._s3_port)
         self.point_to(self.name)
-        self.take(route53=0.2)
 
 
 @pytest.fixture(scope="session")
