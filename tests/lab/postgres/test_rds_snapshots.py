@@ -1,4 +1,4 @@
-"""Snapshots of an RDS instance, through boto3: taken once, found again, copied, let go; how far it can be brought back."""
+"""Snapshots of an RDS instance, through boto3: taken once, found again, copied, let go; how far it could go back."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_snapshot_of_somebody_else_under_that_name_is_refused(snapshots: Insta
 
 
 def test_the_quota_is_told_in_words_and_nothing_is_left(snapshots: InstanceSnapshots, lab_rds: LabRds) -> None:
-    lab_rds.quota(snapshots=0)
+    lab_rds.order(snapshots=0)
     with pytest.raises(ApiRefused, match="SnapshotQuotaExceeded"):
         begin_snapshot(snapshots, snapshot_id(RUN, snapshots.source), TAGS)
     assert ours(snapshots) == []
@@ -118,7 +118,6 @@ def test_only_old_ones_of_ours_may_go_and_never_the_newest_good_ones(
     lab_rds.plant("dbops-broken", age=25 * 86400.0, tags=mine, status="failed")
     policy = Retention(full=30 * DAY, incremental=30 * DAY, max_share=1)
     plan = plan_snapshot_expiry(snapshots.list(), "lab", 7 * DAY, policy, datetime.now(UTC))
-    print([(d.point.id, d.point.snapshot_at, d.reason) for d in plan.decisions])
     gone = {item.point.id: item.point for item in plan.expire}
     assert {"dbops-30", "dbops-broken"} <= set(gone)
     assert not {"by-hand", "dbops-1", "dbops-3"} & set(gone)
