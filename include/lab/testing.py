@@ -21,13 +21,14 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections, dns, rds_api, redshift_api
+from dbops_lab import connections, dns, rds, rds_api, redshift_api
 from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
 from dbops_lab.application.database import CONN_ID, Database
 from dbops_lab.application.etl import Etl
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
+from dbops_lab.kubernetes.api import Kubernetes
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
 from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.postgres_versions import binaries
@@ -40,8 +41,8 @@ from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
 __all__ = [
-    "lab_app", "lab_etl", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift", "lab_redshift_api", "lab_s3",
-    "lab_supervisor", "receivers",
+    "lab_app", "lab_etl", "lab_kubernetes", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift",
+    "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
 ]  # fmt: skip
 
 
@@ -342,7 +343,7 @@ class LabRds:
     "Action=CreateDBSnapshot", "status": 400, "code": "Throttling"})`.
     """
 
-    zone = "lab.bedrock.internal"
+    zone = rds.ZONE
     region = REGION
     ttl = 1
 
@@ -352,19 +353,11 @@ class LabRds:
         self.cname = f"{name}.db.{self.zone}"
         self._s3_port = int(s3.endpoint.rpartition(":")[2])
         self.nameserver = rds_api.register(self._s3_port, name, server, folder)
-        self.zone_id = self._zone()
-        self.point_to(self.name)
+        self.zone_id = self.point_to(self.name)
 
     def client(self, service: str, region: str = REGION) -> Any:
         """boto3's, for `rds`, `route53` or `secretsmanager`."""
-        return boto3.client(
-            service,
-            endpoint_url=self.s3.endpoint,
-            aws_access_key_id=connections.ACCESS_KEY,
-            aws_secret_access_key=connections.SECRET_KEY,
-            region_name=region,
-            config=Config(proxies={}, retries={"max_attempts": 1}),
-        )
+        return rds.client(self._s3_port, service, region)
 
     # ------------------------------------------------------------------ instances
 
@@ -376,11 +369,11 @@ class LabRds:
 
     def wait(self, instance: str, status: str = "available", seconds: float = 60) -> dict[str, Any]:
         """The instance when it is in that state; `gone` is one that is deleted."""
-        rds, end = self.client("rds"), time.monotonic() + seconds
+        client, end = self.client("rds"), time.monotonic() + seconds
         while True:
             try:
                 found: dict[str, Any] = self.describe(instance)
-            except rds.exceptions.DBInstanceNotFoundFault:
+            except client.exceptions.DBInstanceNotFoundFault:
                 found = {"DBInstanceStatus": "gone"}
             if found["DBInstanceStatus"] == status:
                 return found
@@ -442,25 +435,9 @@ class LabRds:
 
     # ------------------------------------------------------------------ names
 
-    def _zone(self) -> str:
-        route53 = self.client("route53")
-        for zone in route53.list_hosted_zones()["HostedZones"]:
-            if zone["Name"] == f"{self.zone}.":
-                return str(zone["Id"]).rpartition("/")[2]
-        made = route53.create_hosted_zone(Name=self.zone, CallerReference=secrets.token_hex(8))
-        return str(made["HostedZone"]["Id"]).rpartition("/")[2]
-
-    def point_to(self, instance: str) -> None:
-        """Let the CNAME be that instance, at once."""
-        rds_api.take(self._s3_port, route53=0.0, dns=0.0)
-        record = {
-            "Name": self.cname,
-            "Type": "CNAME",
-            "TTL": self.ttl,
-            "ResourceRecords": [{"Value": self.describe(instance)["Endpoint"]["Address"]}],
-        }
-        batch = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
-        self.client("route53").change_resource_record_sets(HostedZoneId=self.zone_id, ChangeBatch=batch)
+    def point_to(self, instance: str) -> str:
+        """Let the CNAME be that instance, at once; the zone's id."""
+        return rds_api.name(self._s3_port, instance, self.zone, self.cname, ttl=self.ttl, again=True)
 
     def target(self) -> str:
         """The host name that Route 53 holds for the CNAME."""
@@ -487,7 +464,6 @@ class LabRds:
         self.s3.faults()
         rds_api.clean(self._s3_port)
         self.point_to(self.name)
-        self.take(route53=0.2)
 
 
 @pytest.fixture(scope="session")
@@ -524,6 +500,80 @@ def lab_rds(lab_rds_of: Callable[[int], LabRds]) -> Iterator[LabRds]:
     instance.clean()
     yield instance
     instance.clean()
+
+
+class LabKubernetes:
+    """A Kubernetes API on loopback, whose pods are sessions with the instance that `host` names when they start."""
+
+    def __init__(self, instance: LabRds, state: Path) -> None:
+        self.rds, self.token = instance, secrets.token_urlsafe(24)
+        self.api = Kubernetes(
+            state, self.token, nameserver=instance.nameserver, user=APPLICATION,
+            password=instance.server.passwords[APPLICATION], database=APPLICATION,
+        )  # fmt: skip
+        self.ca_file = certificate(state)[0]
+        self.url = f"https://127.0.0.1:{self.api.port}"
+        self.connection = connections.kubernetes(self.api.port, self.token, self.ca_file)
+
+    def info(self, conn_id: str = "dbops_kubernetes") -> ConnectionInfo:
+        return connections.info(conn_id, self.connection)
+
+    def deploy(
+        self, namespace: str, name: str, *, replicas: int = 2, host: str | None = None, deadline: int = 2
+    ) -> None:
+        """A deployment; returns when its pods are ready. The one of that name is changed, if there is one."""
+        target = host or self.rds.cname
+        self.api.deploy(namespace, name, replicas=replicas, host=target, port=self.rds.port, deadline=deadline)
+        self.settle(namespace, name)
+
+    def settle(self, namespace: str, name: str, reason: str = "NewReplicaSetAvailable", seconds: float = 20) -> None:
+        """Wait until the deployment's rollout has come to that end."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.deployment(namespace, name)
+            reached = {item["type"]: item["reason"] for item in found["status"]["conditions"]}["Progressing"]
+            if reached == reason and found["status"].get("observedGeneration") == found["metadata"]["generation"]:
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"{namespace}/{name} is {reached}, not {reason}, after {seconds:g} s")
+            time.sleep(0.05)
+
+    def deployment(self, namespace: str, name: str) -> dict[str, Any]:
+        with self.api.controller.lock:
+            return json.loads(json.dumps(self.api.controller.deployments[namespace, name].document()))
+
+    def pods(self, namespace: str, name: str) -> list[str]:
+        """Names of its pods."""
+        with self.api.controller.lock:
+            return [pod.name for pod in self.api.controller.deployments[namespace, name].pods]
+
+    def faults(self, *orders: dict[str, Any]) -> None:
+        """See `dbops_lab.kubernetes`."""
+        self.api.faults(*orders)
+
+    def fail(self, namespace: str, name: str) -> None:
+        """New pods of this deployment crash from now on."""
+        self.api.faults({"deployment": f"{namespace}/{name}"})
+
+    def step(self, seconds: float) -> None:
+        """How long the controller waits between two steps of a rollout."""
+        self.api.controller.seconds = seconds
+
+    def sessions(self, instance: str | None = None) -> dict[str, int]:
+        """Sessions of each deployment that an instance has."""
+        found = self.rds.rows(
+            "select split_part(application_name, '/', 1), count(*) from pg_stat_activity "
+            "where application_name like '%/%' group by 1", instance,
+        )  # fmt: skip
+        return dict(found)
+
+
+@pytest.fixture
+def lab_kubernetes(lab_rds: LabRds, lab_supervisor: Supervisor) -> Iterator[LabKubernetes]:
+    """Kubernetes beside `lab_rds`, without deployments at first."""
+    made = LabKubernetes(lab_rds, lab_supervisor.state)
+    yield made
+    made.api.close()
 
 
 @pytest.fixture(scope="module")

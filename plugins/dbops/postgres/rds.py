@@ -209,10 +209,9 @@ class InstanceSnapshots:
 
 def _snapshot(found: Mapping[str, Any]) -> Snapshot:
     """A copy is as old as what it was copied from: that is the moment whose data it holds."""
-    times = (found.get(name) for name in ("OriginalSnapshotCreateTime", "SnapshotCreateTime", "InstanceCreateTime"))
-    # RDS gives no time before the data is at hand: it is of now.
-    pending = str(found.get("Status", "")).lower() in PENDING and not found.get("SnapshotCreateTime")
-    created = datetime.now(UTC) if pending else next((time for time in times if time), datetime.now(UTC))
+    times = [found[name] for name in ("OriginalSnapshotCreateTime", "SnapshotCreateTime") if found.get(name)]
+    # RDS tells no time before the data is at hand: it is of now.
+    created = min(times, default=datetime.now(UTC))
     return Snapshot(
         id=found["DBSnapshotIdentifier"],
         kind="automated" if found.get("SnapshotType") in ("automated", "awsbackup") else "manual",
