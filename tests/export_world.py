@@ -76,7 +76,7 @@ class Exported:
     def run(self, *statements: str) -> list[Any]:
         return self.world.run(self.database, *statements)
 
-    def keys(self) -> list[str]:
+    def stored(self) -> list[str]:
         return sorted(item.key for item in self.store.list(""))
 
 

@@ -37,7 +37,7 @@ from dbops.postgres.exports import (
     StoredFile,
     unwatched,
 )
-from dbops.postgres.programs import ProgramFailed, find_program, run_program
+from dbops.postgres.programs import ProgramFailed, Running, find_program, run_program
 from dbops.postgres.session import Session, StatementRefused
 from dbops.sql import literal, quoted, statement
 
@@ -235,9 +235,9 @@ class _Restore:
             source = self._open(items[CUSTOM])
             with run_program(program, arguments, self._target, stdin=subprocess.PIPE) as running:
                 feed(running, source.blocks)
-                found = self._said(running.wait(), running.said, lambda code: running.failure(self._what, code))
+                found = self._said(running)
             problem = source.problem()
-            return [*found, problem] if problem else found
+            return [problem, *found] if problem else found
         place, problems = folder / "export", []
         place.mkdir()
         for item in manifest.objects:
@@ -248,7 +248,7 @@ class _Restore:
                 problems.append(problem)
         arguments += ["--format=directory", f"--jobs={manifest.jobs}", str(place)]
         with run_program(program, arguments, self._target) as running:
-            return problems + self._said(running.wait(), running.said, lambda code: running.failure(self._what, code))
+            return problems + self._said(running)
 
     def _open(self, item: StoredFile) -> StoredBytes:
         return StoredBytes(self._store, self._manifest, item, self._key, self._on_read)
@@ -269,14 +269,21 @@ class _Restore:
                 continue
             yield line
 
-    def _said(self, code: int, said: str, failure: Callable[[int], DbopsError]) -> list[str]:
-        """Errors of single statements, after which pg_restore goes on, or the error that ended it."""
-        if code == 0:
+    def _said(self, running: Running) -> list[str]:
+        """Errors of single statements, after which pg_restore goes on, or the one that ended it.
+
+        :raises PostgresUnreachable, DiskFull, ...: the export is not to blame for it.
+        """
+        if not (code := running.wait()):
             return []
-        if "errors ignored on restore" not in said:
-            raise failure(code)
-        errors = [line for line in said.splitlines() if " error: " in line or line.startswith("Command was:")]
-        return [f"pg_restore: {' '.join(errors)}"]
+        said = running.said
+        if "errors ignored on restore" in said:
+            errors = [line for line in said.splitlines() if " error: " in line or line.startswith("Command was:")]
+            return [f"pg_restore: {' '.join(errors)}"]
+        failure = running.failure(self._what, code)
+        if not isinstance(failure, ProgramFailed):
+            raise failure
+        return [str(failure)]
 
 
 # --- comparing ----------------------------------------------------------------------------------------------

@@ -17,11 +17,11 @@ class RdsLog:
     """
 
     def __init__(self, client: Any, instance: str, *, is_csv: bool) -> None:
-        self._client, self._instance, self._is_csv = client, instance, is_csv
+        self.client, self._instance, self._is_csv = client, instance, is_csv
 
     def files(self) -> list[LogFile]:
         with calls(f"list the logs of {self._instance}"):
-            pages = self._client.get_paginator("describe_db_log_files").paginate(
+            pages = self.client.get_paginator("describe_db_log_files").paginate(
                 DBInstanceIdentifier=self._instance, FilenameContains="postgresql"
             )
             found = [item for page in pages for item in page["DescribeDBLogFiles"]]
@@ -38,7 +38,7 @@ class RdsLog:
     def read(self, file: LogFile, marker: str) -> Piece:
         """At most 1 MB or 10,000 lines, as RDS gives."""
         with calls(f"read log {file.name} of {self._instance}"):
-            found = self._client.download_db_log_file_portion(
+            found = self.client.download_db_log_file_portion(
                 DBInstanceIdentifier=self._instance, LogFileName=file.name, Marker=marker
             )
         data = (found.get("LogFileData") or "").encode()
