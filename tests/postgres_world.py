@@ -32,6 +32,10 @@ SETTINGS = {
     "max_prepared_transactions": "4",
     "autovacuum": "off",
     "max_connections": "60",
+    "logging_collector": "on",
+    "log_destination": "stderr,csvlog",
+    "log_statement": "ddl",
+    "log_line_prefix": "%m [%p] %q%u@%d %a ",
 }
 
 
@@ -45,7 +49,8 @@ class World:
             for role, password in self.passwords.items():
                 cursor.execute(f"create role {role} login password %s", [password])
             cursor.execute(f"create database {TEMPLATE}")
-        grant(server, TEMPLATE, MONITOR)
+        for file in ("grants", "grants_log"):
+            grant(server, TEMPLATE, MONITOR, file)
 
     def info(self, role: str, conn_id: str = "dbops_postgres", database: str = "postgres") -> ConnectionInfo:
         made = connections.info(conn_id, connections.postgres(self.port, role, self.passwords[role]))
@@ -108,11 +113,11 @@ class World:
         return Session(self.info(role), database=database, **options)
 
 
-def grant(server: Postgres, database: str, role: str) -> None:
-    """grants.sql, as its header says: by psql, as the superuser."""
+def grant(server: Postgres, database: str, role: str, file: str = "grants") -> None:
+    """grants.sql and its like, as their headers say: by psql, as the superuser."""
     command = [str(server.binaries / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", f"monitor={role}", "-h",
                "127.0.0.1", "-p", str(server.port), "-U", ADMIN, "-d", database,
-               "-f", str(sql.DIRECTORY / "postgres" / "grants.sql")]  # fmt: skip
+               "-f", str(sql.DIRECTORY / "postgres" / f"{file}.sql")]  # fmt: skip
     environment = os.environ | {"PGPASSWORD": server.passwords[ADMIN]}
     subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
 

@@ -28,8 +28,8 @@ def s3(port: int) -> Connection:
     return {"conn_type": "aws", "login": ACCESS_KEY, "password": SECRET_KEY, "extra": extra}
 
 
-def postgres(port: int, login: str, password: str, database: str | None = None) -> Connection:
-    return {"conn_type": "postgres", "host": LOOPBACK, "port": port, "login": login, "password": password,
+def postgres(port: int, login: str, password: str, database: str | None = None, *, host: str = LOOPBACK) -> Connection:
+    return {"conn_type": "postgres", "host": host, "port": port, "login": login, "password": password,
             "schema": database or login}  # fmt: skip
 
 
@@ -40,6 +40,11 @@ def redshift(port: int, login: str, password: str, database: str) -> Connection:
 
 def syncer(port: int, token: str) -> Connection:
     return {"conn_type": "http", "host": f"http://{LOOPBACK}:{port}", "password": token}
+
+
+def kubernetes(port: int, token: str, ca_file: Path) -> Connection:
+    return {"conn_type": "http", "host": f"https://{LOOPBACK}:{port}", "password": token,
+            "extra": {"ca_file": str(ca_file)}}  # fmt: skip
 
 
 def slack(http_port: int, token: str) -> Connection:

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,6 +91,12 @@ def launcher(binaries: Path) -> tuple[str, ...]:
     )
 
 
+def own(path: Path, binaries: Path) -> None:
+    """Let PostgreSQL, as it is started here, write to a folder."""
+    if LOWERED[0] in launcher(binaries):
+        os.chown(path, NOBODY, NOBODY)
+
+
 def works(way: tuple[str, ...], binaries: Path) -> bool:
     """Whether PostgreSQL's programs start this way."""
     if shutil.which(way[0]) is None:
@@ -100,12 +106,15 @@ def works(way: tuple[str, ...], binaries: Path) -> bool:
 
 
 class Postgres:
-    """One server: data in `state/postgres`, an owner with a password of its own for each database.
+    """One server: data in `state/<name>`, an owner with a password of its own for each database.
 
     :param passwords: of the administrator `postgres` and of each database's owner (named like the database).
     :param guarded: as the supervisor's that starts it.
     :param binaries: folder of its programs; None: those that are found first.
     :param settings: in addition to the lab's, or instead.
+    :param host: its loopback address.
+    :param databases: what `create_databases` makes.
+    :param segment_mb: size of a file of its write-ahead log.
     """
 
     def __init__(
@@ -117,25 +126,31 @@ class Postgres:
         guarded: bool = False,
         binaries: Path | None = None,
         settings: Mapping[str, str] | None = None,
+        name: str = "postgres",
+        host: str = "127.0.0.1",
+        databases: Sequence[str] = DATABASES,
+        segment_mb: int = 16,
     ) -> None:
-        self.port = port
+        self.host, self.port = host, port
         self.passwords = passwords
+        self.databases = databases
+        self._segment_mb = segment_mb
         self.binaries = binaries or find_binaries()
         self._launcher = launcher(self.binaries)
         if guarded and self._launcher == LOWERED:  # a change of user forgets what the supervisor asked for
             self._launcher = (*LOWERED, "--pdeathsig=INT")
-        self._data = state / "postgres"
+        self.data = state / name
         self._counts_statements = any(self.binaries.parent.rglob("pg_stat_statements.so"))
         loaded = {"shared_preload_libraries": "pg_stat_statements"} if self._counts_statements else {}
-        all_settings = SETTINGS | loaded | dict(settings or {})
+        all_settings = SETTINGS | {"listen_addresses": host} | loaded | dict(settings or {})
         options = [item for name, value in all_settings.items() for item in ("-c", f"{name}={value}")]
         self.part = Part(
-            "postgres",
+            name,
             [
                 *self._launcher,
                 str(self.binaries / "postgres"),
                 "-D",
-                str(self._data),
+                str(self.data),
                 "-p",
                 str(port),
                 *options,
@@ -146,19 +161,18 @@ class Postgres:
 
     def create(self) -> None:
         """Make the data folder if there is none that is whole."""
-        if self._data.exists():
+        if self.data.exists():
             return
-        shutil.rmtree(self._data, ignore_errors=True)
-        draft = self._data.with_name("postgres.new")
+        shutil.rmtree(self.data, ignore_errors=True)
+        draft = self.data.with_name(f"{self.data.name}.new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(mode=0o700)
-        secret = self._data.with_name("postgres.password")
+        secret = self.data.with_name(f"{self.data.name}.password")
         write_private(secret, self.passwords[ADMIN])
-        if LOWERED[0] in self._launcher:
-            os.chown(draft, NOBODY, NOBODY)
+        own(draft, self.binaries)
         command = [*self._launcher, str(self.binaries / "initdb"), "-D", str(draft), "-U", ADMIN,
                    "-A", "scram-sha-256", f"--pwfile={secret}", "-E", "UTF8", "--locale=C",
-                   "--no-sync"]  # fmt: skip
+                   "--no-sync", f"--wal-segsize={self._segment_mb}"]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         finally:
@@ -166,7 +180,7 @@ class Postgres:
         if done.returncode:
             shutil.rmtree(draft, ignore_errors=True)
             raise PostgresMissing(f"initdb of {self.binaries} failed: {(done.stderr or done.stdout).strip()}")
-        draft.rename(self._data)
+        draft.rename(self.data)
 
     def ready(self) -> bool:
         try:
@@ -181,9 +195,10 @@ class Postgres:
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
+                cursor.execute("set log_statement = 'none'")  # of a server that logs DDL, it would show passwords
                 cursor.execute("select datname from pg_database")
                 existing = {name for (name,) in cursor.fetchall()}
-                for name in DATABASES:
+                for name in self.databases:
                     if name not in existing:
                         role = sql.Identifier(name)
                         cursor.execute(sql.SQL("drop role if exists {}").format(role))
@@ -192,10 +207,11 @@ class Postgres:
                             sql.SQL("create role {} {} password %s").format(role, rights), [self.passwords[name]]
                         )
                         cursor.execute(sql.SQL("create database {} owner {}").format(role, role))
-                cursor.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(APPLICATION)))
+                if APPLICATION in self.databases:
+                    cursor.execute(sql.SQL("grant pg_monitor to {}").format(sql.Identifier(APPLICATION)))
         finally:
             connection.close()
-        if self._counts_statements:
+        if self._counts_statements and APPLICATION in self.databases:
             self._create_extensions()
 
     def _create_extensions(self) -> None:
@@ -211,7 +227,7 @@ class Postgres:
     def connect(self, role: str, database: str | None = None) -> psycopg2.extensions.connection:
         """A connection as that role to the database of its name (or another)."""
         return psycopg2.connect(
-            host="127.0.0.1",
+            host=self.host,
             port=self.port,
             user=role,
             password=self.passwords[role],

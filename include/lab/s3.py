@@ -9,8 +9,8 @@ the request is carried out, and its answer is lost. What a service in JSON is as
 `/?#RedshiftData.ExecuteStatement`; for one that takes forms, `Action=...` does. `code` is the error's name, where
 S3's does not do (`ThrottlingException`). An empty list ends all faults.
 
-The same server answers for the lab's warehouse, once it is told of one: see `dbops_lab.redshift_api`. Glue's runs
-become what `POST /lab/glue` says: see `dbops_lab.glue`.
+The same server answers for the lab's warehouse and for its PostgreSQL instances, once it is told of them: see
+`dbops_lab.redshift_api` and `dbops_lab.rds_api`. Glue's runs become what `POST /lab/glue` says: see `dbops_lab.glue`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dbops_lab import glue
+from dbops_lab.rds_api import RdsApi
 from dbops_lab.redshift_api import RedshiftApi
 from dbops_lab.supervisor import direct
 
@@ -163,11 +164,13 @@ def serve(port: int, bucket: str) -> None:
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     glue.install()
-    app = Faults(RedshiftApi(DomainDispatcherApplication(create_backend_app)))
+    rds = RdsApi(RedshiftApi(DomainDispatcherApplication(create_backend_app)))
+    app = Faults(rds)
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     create_bucket(port, bucket)
     signal.sigwait({signal.SIGINT, signal.SIGTERM})
+    rds.close()
 
 
 if __name__ == "__main__":

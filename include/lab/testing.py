@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,17 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections, redshift_api
+from dbops_lab import connections, dns, rds, rds_api, redshift_api
 from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
 from dbops_lab.application.database import CONN_ID, Database
 from dbops_lab.application.etl import Etl
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.certificates import certificate
+from dbops_lab.kubernetes.api import Kubernetes
 from dbops_lab.parts import ReceiverPorts, receivers_part, s3_part
-from dbops_lab.postgres import ADMIN, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.postgres_versions import binaries
 from dbops_lab.receivers import read_inbox
 from dbops_lab.redshift.process import StandIn as RedshiftStandIn
 from dbops_lab.redshift_api.data import Place
@@ -36,7 +41,8 @@ from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 
 __all__ = [
-    "lab_app", "lab_etl", "lab_postgres", "lab_redshift", "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
+    "lab_app", "lab_etl", "lab_kubernetes", "lab_postgres", "lab_rds", "lab_rds_of", "lab_redshift",
+    "lab_redshift_api", "lab_s3", "lab_supervisor", "receivers",
 ]  # fmt: skip
 
 
@@ -328,6 +334,246 @@ def lab_redshift_api(_redshift_api: LabRedshiftApi) -> Iterator[LabRedshiftApi]:
     yield _redshift_api
     _redshift_api.take(snapshot=0.0, restore=0.0)
     _redshift_api.s3.faults()
+
+
+class LabRds:
+    """An RDS instance with a real PostgreSQL of its own, its CNAME in a hosted zone, and who answers for both.
+
+    `take`, `order` and `plant` are those of `dbops_lab.rds_api`. Errors of any call: `s3.faults({"key":
+    "Action=CreateDBSnapshot", "status": 400, "code": "Throttling"})`.
+    """
+
+    zone = rds.ZONE
+    region = REGION
+    ttl = 1
+
+    def __init__(self, name: str, server: Postgres, s3: LabS3, folder: Path) -> None:
+        self.name, self.server, self.s3 = name, server, s3
+        self.port, self.endpoint = server.port, s3.endpoint
+        self.cname = f"{name}.db.{self.zone}"
+        self._s3_port = int(s3.endpoint.rpartition(":")[2])
+        self.nameserver = rds_api.register(self._s3_port, name, server, folder)
+        self.zone_id = self.point_to(self.name)
+
+    def client(self, service: str, region: str = REGION) -> Any:
+        """boto3's, for `rds`, `route53` or `secretsmanager`."""
+        return rds.client(self._s3_port, service, region)
+
+    # ------------------------------------------------------------------ instances
+
+    def describe(self, instance: str | None = None) -> dict[str, Any]:
+        found: dict[str, Any] = self.client("rds").describe_db_instances(DBInstanceIdentifier=instance or self.name)[
+            "DBInstances"
+        ][0]
+        return found
+
+    def wait(self, instance: str, status: str = "available", seconds: float = 60) -> dict[str, Any]:
+        """The instance when it is in that state; `gone` is one that is deleted."""
+        client, end = self.client("rds"), time.monotonic() + seconds
+        while True:
+            try:
+                found: dict[str, Any] = self.describe(instance)
+            except client.exceptions.DBInstanceNotFoundFault:
+                found = {"DBInstanceStatus": "gone"}
+            if found["DBInstanceStatus"] == status:
+                return found
+            if time.monotonic() > end or found["DBInstanceStatus"] in ("failed", "incompatible-restore"):
+                raise TimeoutError(f"{instance} is {found['DBInstanceStatus']}, not {status}; waited {seconds:g} s")
+            time.sleep(0.05)
+
+    def wait_snapshot(self, snapshot: str, region: str = REGION, seconds: float = 60) -> dict[str, Any]:
+        """The snapshot when it is available."""
+        end = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = self.client("rds", region).describe_db_snapshots(DBSnapshotIdentifier=snapshot)[
+                "DBSnapshots"
+            ][0]
+            if found["Status"] == "available":
+                return found
+            if time.monotonic() > end:
+                raise TimeoutError(f"{snapshot} is {found['Status']} after {seconds:g} s")
+            time.sleep(0.05)
+
+    def settle(self, instance: str | None = None) -> datetime:
+        """Let LatestRestorableTime be now, and tell it (a whole second, at most this one)."""
+        return rds_api.settle(self._s3_port, instance or self.name)
+
+    def past(self, moment: datetime) -> datetime:
+        """Wait until LatestRestorableTime is after a moment; returns it."""
+        while (latest := self.settle()) <= moment:
+            time.sleep(0.1)
+        return latest
+
+    # ------------------------------------------------------------------ sessions
+
+    def host(self, instance: str | None = None) -> str:
+        """Its address, as the nameserver tells it."""
+        return dns.resolve(self.nameserver, self.describe(instance)["Endpoint"]["Address"])
+
+    def connect(
+        self, instance: str | None = None, role: str = APPLICATION, database: str | None = None
+    ) -> psycopg2.extensions.connection:
+        """A session of the application's owner (or `postgres`) with an instance."""
+        return psycopg2.connect(
+            host=self.host(instance), port=self.port, user=role, password=self.server.passwords[role],
+            dbname=database or APPLICATION, connect_timeout=5,
+        )  # fmt: skip
+
+    def rows(self, query: str, instance: str | None = None) -> list[Any]:
+        """What the owner of the application's database gets; changes are committed."""
+        with closing(self.connect(instance)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(query)
+                return cursor.fetchall() if cursor.description else []
+
+    def info(self, conn_id: str = CONN_ID, instance: str | None = None) -> ConnectionInfo:
+        """The owner's connection to an instance."""
+        password = self.server.passwords[APPLICATION]
+        host = self.host(instance)
+        return connections.info(conn_id, connections.postgres(self.port, APPLICATION, password, host=host))
+
+    # ------------------------------------------------------------------ names
+
+    def point_to(self, instance: str) -> str:
+        """Let the CNAME be that instance, at once; the zone's id."""
+        return rds_api.name(self._s3_port, instance, self.zone, self.cname, ttl=self.ttl, again=True)
+
+    def target(self) -> str:
+        """The host name that Route 53 holds for the CNAME."""
+        found = self.client("route53").list_resource_record_sets(
+            HostedZoneId=self.zone_id, StartRecordName=self.cname, StartRecordType="CNAME"
+        )["ResourceRecordSets"]
+        return next(
+            str(item["ResourceRecords"][0]["Value"]) for item in found if item["Name"].rstrip(".") == self.cname
+        )
+
+    # ------------------------------------------------------------------ orders
+
+    def take(self, **seconds: float) -> None:
+        rds_api.take(self._s3_port, **seconds)
+
+    def order(self, **orders: Any) -> None:
+        rds_api.order(self._s3_port, **orders)
+
+    def plant(self, id: str, **words: Any) -> None:
+        rds_api.plant(self._s3_port, words.pop("source", self.name), id, **words)
+
+    def clean(self) -> None:
+        """As it was registered: nothing restored, no manual snapshots, no orders, the CNAME where it was."""
+        self.s3.faults()
+        rds_api.clean(self._s3_port)
+        self.point_to(self.name)
+
+
+@pytest.fixture(scope="session")
+def lab_rds_of(lab_supervisor: Supervisor, lab_s3: LabS3) -> Callable[[int], LabRds]:
+    """An instance of a major version of PostgreSQL (14, 17): one server for each, started when it is first wanted."""
+    made: dict[int, LabRds] = {}
+    port = free_port()
+    state = lab_supervisor.state / "rds"
+
+    def instance(major: int) -> LabRds:
+        if major not in made:
+            state.mkdir(exist_ok=True, mode=0o711)
+            name = "bedrock-config" if major == 17 else f"bedrock-config-{major}"
+            passwords = {role: secrets.token_urlsafe(16) for role in (ADMIN, APPLICATION)}
+            server = rds_api.instance_server(
+                state, name, port, passwords, host=f"127.0.0.{major}", guarded=True,
+                binaries=None if major == 17 else binaries(major),
+            )  # fmt: skip
+            server.create()
+            rds_api.folders(server)
+            lab_supervisor.start(server.part)
+            lab_supervisor.wait([server.part])
+            server.create_databases()
+            made[major] = LabRds(name, server, lab_s3, state / "room")
+        return made[major]
+
+    return instance
+
+
+@pytest.fixture
+def lab_rds(lab_rds_of: Callable[[int], LabRds]) -> Iterator[LabRds]:
+    """An RDS instance of PostgreSQL 17, as it was registered; what tests write into its database stays."""
+    instance = lab_rds_of(17)
+    instance.clean()
+    yield instance
+    instance.clean()
+
+
+class LabKubernetes:
+    """A Kubernetes API on loopback, whose pods are sessions with the instance that `host` names when they start."""
+
+    def __init__(self, instance: LabRds, state: Path) -> None:
+        self.rds, self.token = instance, secrets.token_urlsafe(24)
+        self.api = Kubernetes(
+            state, self.token, nameserver=instance.nameserver, user=APPLICATION,
+            password=instance.server.passwords[APPLICATION], database=APPLICATION,
+        )  # fmt: skip
+        self.ca_file = certificate(state)[0]
+        self.url = f"https://127.0.0.1:{self.api.port}"
+        self.connection = connections.kubernetes(self.api.port, self.token, self.ca_file)
+
+    def info(self, conn_id: str = "dbops_kubernetes") -> ConnectionInfo:
+        return connections.info(conn_id, self.connection)
+
+    def deploy(
+        self, namespace: str, name: str, *, replicas: int = 2, host: str | None = None, deadline: int = 2
+    ) -> None:
+        """A deployment; returns when its pods are ready. The one of that name is changed, if there is one."""
+        target = host or self.rds.cname
+        self.api.deploy(namespace, name, replicas=replicas, host=target, port=self.rds.port, deadline=deadline)
+        self.settle(namespace, name)
+
+    def settle(self, namespace: str, name: str, reason: str = "NewReplicaSetAvailable", seconds: float = 20) -> None:
+        """Wait until the deployment's rollout has come to that end."""
+        end = time.monotonic() + seconds
+        while True:
+            found = self.deployment(namespace, name)
+            reached = {item["type"]: item["reason"] for item in found["status"]["conditions"]}["Progressing"]
+            if reached == reason and found["status"].get("observedGeneration") == found["metadata"]["generation"]:
+                return
+            if time.monotonic() > end:
+                raise TimeoutError(f"{namespace}/{name} is {reached}, not {reason}, after {seconds:g} s")
+            time.sleep(0.05)
+
+    def deployment(self, namespace: str, name: str) -> dict[str, Any]:
+        with self.api.controller.lock:
+            return json.loads(json.dumps(self.api.controller.deployments[namespace, name].document()))
+
+    def pods(self, namespace: str, name: str) -> list[str]:
+        """Names of its pods."""
+        with self.api.controller.lock:
+            return [pod.name for pod in self.api.controller.deployments[namespace, name].pods]
+
+    def faults(self, *orders: dict[str, Any]) -> None:
+        """See `dbops_lab.kubernetes`."""
+        self.api.faults(*orders)
+
+    def fail(self, namespace: str, name: str) -> None:
+        """New pods of this deployment crash from now on."""
+        self.api.faults({"deployment": f"{namespace}/{name}"})
+
+    def step(self, seconds: float) -> None:
+        """How long the controller waits between two steps of a rollout."""
+        self.api.controller.seconds = seconds
+
+    def sessions(self, instance: str | None = None) -> dict[str, int]:
+        """Sessions of each deployment that an instance has."""
+        found = self.rds.rows(
+            "select split_part(application_name, '/', 1), count(*) from pg_stat_activity "
+            "where application_name like '%/%' group by 1", instance,
+        )  # fmt: skip
+        return dict(found)
+
+
+@pytest.fixture
+def lab_kubernetes(lab_rds: LabRds, lab_supervisor: Supervisor) -> Iterator[LabKubernetes]:
+    """Kubernetes beside `lab_rds`, without deployments at first."""
+    made = LabKubernetes(lab_rds, lab_supervisor.state)
+    yield made
+    made.api.close()
 
 
 @pytest.fixture(scope="module")

@@ -17,5 +17,6 @@ class Tag(StrEnum):
     RETENTION = "retention"
     HEALTH = "health"
     MAINTENANCE = "maintenance"
+    CHANGE = "change"
     CRITICAL = "critical"
     WARNING = "warning"

@@ -92,7 +92,7 @@ def place(
         monkeypatch.setenv(name, value)
     made = Place(server, engine, receivers, monkeypatch)
     document = yaml.safe_load((PROJECT / "include/platform/lab.yaml").read_text())
-    document["postgres"] |= {"name": "shop", "databases": [made.database]}
+    document["postgres"] |= {"name": "shop", "databases": [made.database], "storage_gb": 100, "migrations": []}
     document["postgres"]["maintenance"]["reindex_tables"] = ["public.orders"]
     file = tmp_path / "lab.yaml"
     file.write_text(yaml.safe_dump(document))
@@ -106,7 +106,7 @@ def test_health_writes_every_check_and_one_incident_lasts_until_the_trouble_is_o
     grant(place.server.server, place.database, MONITOR)
     assert place.trigger("postgres_health") == "success", "it has looked, which is its job"
     checks = {row.name: row for row in place.rows("select * from check_result")}
-    assert len(checks) == 12
+    assert len(checks) == 13, "twelve, and the counters of statements"
     key = f"postgres_sequences/shop/{place.database}"
     assert (checks["postgres_sequences"].ok, checks["postgres_sequences"].limit) == (False, 90)
     assert all(row.ok for name, row in checks.items() if name != "postgres_sequences")

@@ -19,4 +19,7 @@ CREATE EXTENSION IF NOT EXISTS pgstattuple;
 -- Read only: how far they are, not nextval.
 SELECT format('GRANT SELECT ON ALL SEQUENCES IN SCHEMA %I TO %I', nspname, :'monitor')
   FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname NOT LIKE 'pg\_%' \gexec
+-- The migrations, where goose writes its table otherwise: name that one.
+SELECT format('GRANT SELECT ON %s TO %I', to_regclass('public.goose_db_version'), :'monitor')
+ WHERE to_regclass('public.goose_db_version') IS NOT NULL \gexec
 COMMIT;

@@ -281,6 +281,8 @@ def secrets(platform: Platform) -> list[str]:
     if platform.sync is not None:
         used += [platform.sync.connection] + ([platform.sync.syncer.connection] if platform.sync.syncer else [])
     used += [platform.redshift.connection, platform.redshift.aws_connection] if platform.redshift else []
+    if platform.postgres is not None:
+        used += [platform.postgres.connection, platform.postgres.maintenance_connection]
     found = []
     for conn_id in dict.fromkeys(used):
         try:

@@ -22,6 +22,8 @@ from dbops.platform.model import (
     Storage,
 )
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
+from dbops.platform.postgres_backup import ExportScratch, PostgresExport, PostgresExports, PostgresRds
+from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
 from dbops.platform.redshift import (
     Archive,
     ArchiveTable,
@@ -43,13 +45,17 @@ __all__ = [
     "Alerts",
     "Archive",
     "ArchiveTable",
+    "Audit",
     "BackupEncryption",
     "BackupKind",
+    "ChangeGuard",
     "Engine",
+    "ExportScratch",
     "Grantee",
     "Health",
     "LegalHold",
     "Limit",
+    "Migrated",
     "Namespace",
     "Objective",
     "Objectives",
@@ -57,8 +63,12 @@ __all__ = [
     "PlatformError",
     "PlatformFileError",
     "Postgres",
+    "PostgresExport",
+    "PostgresExports",
+    "PostgresGrantee",
     "PostgresHealth",
     "PostgresMaintenance",
+    "PostgresRds",
     "Problem",
     "Redshift",
     "Retention",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from dbops.platform.fields import (
     ConnectionId,
@@ -14,20 +14,27 @@ from dbops.platform.fields import (
     Model,
     Name,
     Number,
+    Region,
     Whole,
     duration_text,
+    inherited,
+    refuse,
     unique,
 )
+from dbops.platform.postgres_backup import DatabaseName, PostgresExports, PostgresRds
+from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
 from dbops.platform.redshift import Percent, TableName, Window
-
-DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
 
 
 class PostgresSchedules(Model):
     """Cron of five fields, UTC. Health is looked at every 15 minutes."""
 
     report: Cron = "0 7 * * *"
+    audit: Cron = "15 7 * * *"
     maintenance: Cron = "30 2 * * *"
+    backup: Cron = "30 0 * * *"
+    """After the automated backup of RDS, which is looked at."""
+    drill: Cron = "0 5 * * 6"
 
 
 class DurationLevels(Model):
@@ -136,7 +143,81 @@ class Postgres(Model):
     databases: Annotated[tuple[DatabaseName, ...], unique("database"), AfterValidator(_some)]
     """Whose tables are looked at and maintained. What concerns the whole instance is asked in the first one."""
     storage_gb: Annotated[Number, Field(gt=0)] | None = None
-    """Size of its volume, for `limits.postgres_disk`: SQL cannot ask for it. None: fill of the disk is not checked."""
+    """Size of its volume, for `limits.postgres_disk`: SQL cannot ask for it. None: RDS is asked, where there is a
+    section `rds`; else the fill of the disk is not checked."""
     schedules: PostgresSchedules = Field(default_factory=PostgresSchedules)
     health: PostgresHealth = Field(default_factory=PostgresHealth)
     maintenance: PostgresMaintenance = Field(default_factory=PostgresMaintenance)
+    aws_connection: ConnectionId = Field(default_factory=inherited)
+    """For what RDS does. Default: that of the storage."""
+    region: Region = Field(default_factory=inherited)
+    """Default: that of the storage."""
+    rds: PostgresRds | None = None
+    """None: the instance is not on RDS."""
+    exports: PostgresExports | None = None
+    """None: nothing is exported."""
+    migrations: Annotated[tuple[Migrated, ...], unique("database")] = ()
+    """Which version each database is to be at. Those that are not named are not looked at."""
+    guard: ChangeGuard = Field(default_factory=ChangeGuard)
+    audit: Audit = Field(default_factory=Audit)
+    access: Annotated[tuple[PostgresGrantee, ...], unique("role")] = ()
+    """Who may what. Empty: rights are not reviewed."""
+
+    @field_validator("rds")
+    @classmethod
+    def _copies_go_elsewhere(cls, value: PostgresRds | None, info: ValidationInfo) -> PostgresRds | None:
+        if value is not None and value.copy_region is not None and value.copy_region == info.data.get("region"):
+            refuse([(("copy_region",), "is the region of the instance: a copy is there for the loss of that one")])
+        return value
+
+    @field_validator("exports")
+    @classmethod
+    def _drills_go_elsewhere(cls, value: PostgresExports | None, info: ValidationInfo) -> PostgresExports | None:
+        """A drill makes and drops databases: it gets no connection that anything else uses."""
+        scratch = value.scratch if value is not None else None
+        for name in ("connection", "maintenance_connection"):
+            if scratch is not None and scratch.connection == info.data.get(name):
+                refuse([(("scratch", "connection"), f"is that of `postgres.{name}`: drills need one of their own")])
+        return value
+
+    @field_validator("migrations")
+    @classmethod
+    def _of_the_databases(cls, value: tuple[Migrated, ...], info: ValidationInfo) -> tuple[Migrated, ...]:
+        known = info.data.get("databases")
+        refuse(
+            ((index, "name"), f"{one.name} is not among databases")
+            for index, one in enumerate(value)
+            if known is not None and one.name not in known
+        )
+        return value
+
+    @field_validator("access")
+    @classmethod
+    def _in_the_databases(cls, value: tuple[PostgresGrantee, ...], info: ValidationInfo) -> tuple[PostgresGrantee, ...]:
+        known = info.data.get("databases")
+        refuse(
+            ((index, "databases", place), f"{name} is not among databases")
+            for index, one in enumerate(value)
+            for place, name in enumerate(one.databases)
+            if known is not None and name not in known
+        )
+        return value
+
+    @field_validator("guard")
+    @classmethod
+    def _tried_somewhere(cls, value: ChangeGuard, info: ValidationInfo) -> ChangeGuard:
+        known = {one.name for one in info.data.get("migrations") or ()}
+        if value.staging is not None and "migrations" in info.data and value.staging not in known:
+            refuse([(("staging",), f"{value.staging} is not among migrations")])
+        return value
+
+    @field_validator("audit")
+    @classmethod
+    def _log_of_rds(cls, value: Audit, info: ValidationInfo) -> Audit:
+        if value.log == "rds" and "rds" in info.data and info.data["rds"] is None:
+            refuse([(("log",), "is rds, but there is no section `rds`")])
+        return value
+
+    def migrated(self, database: str) -> Migrated | None:
+        """What is expected of the migrations of a database."""
+        return next((one for one in self.migrations if one.name == database), None)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,8 @@ from rich.table import Table as Printed
 from dbops.connections import from_env
 from dbops.errors import ConfigurationError, DbopsError
 from dbops.platform import Platform, Postgres, load_platform
+from dbops.postgres import guard_cli
+from dbops.postgres.backup_cli import app as backup_app
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from dbops.postgres.session import Table
 
 app = typer.Typer(help="PostgreSQL: look at its health, report, plan and do maintenance.", no_args_is_help=True)
+app.registered_commands += guard_cli.app.registered_commands
+app.add_typer(backup_app, name="backup")
 
 Databases = Annotated[
     list[str] | None, typer.Option("--database", "-d", help="Only this one; may be repeated. Default: all.")
@@ -44,12 +49,20 @@ def health(as_json: Json = False) -> None:
     wrong usage or configuration.
     """
     from dbops.postgres.health import check_health
+    from dbops.postgres.places import storage_gb
     from dbops.postgres.statements import load_counters
 
     platform, postgres = instance()
     with perhaps_ledger(platform) as ledger:
         before = load_counters(ledger, postgres.name, "") if ledger is not None else None
-    found = check_health(platform, postgres, reader(postgres), before, datetime.now(UTC))
+    found = check_health(
+        platform,
+        postgres,
+        reader(postgres),
+        before,
+        datetime.now(UTC),
+        volume=partial(storage_gb, postgres, from_env),
+    )
     rows = [
         {
             "check": check.name,

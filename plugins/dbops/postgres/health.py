@@ -86,6 +86,8 @@ class Check:
 
 
 Look = Callable[[Session], Check | None]
+Volume = Callable[[], float | None]
+"""Gigabytes of the instance's volume; None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,17 @@ class Health:
 
 
 def check_health(
-    platform: Platform, postgres: Postgres, open_session: OpenSession, before: Counters | None, now: datetime
+    platform: Platform,
+    postgres: Postgres,
+    open_session: OpenSession,
+    before: Counters | None,
+    now: datetime,
+    volume: Volume | None = None,
 ) -> Health:
     """Every check; one that cannot look does not keep the others from it.
 
     :param before: the counters of statements of the look before.
+    :param volume: how its size is found; None: as configured.
     """
     name = postgres.name
     seen: list[Counters] = []
@@ -120,7 +128,7 @@ def check_health(
         SLOTS: partial(check_slots, postgres),
         WRAPAROUND: partial(check_wraparound, postgres),
         CHECKSUMS: partial(check_checksums, name),
-        DISK: partial(check_disk, platform, postgres),
+        DISK: partial(check_disk, platform, postgres, volume or (lambda: postgres.storage_gb)),
     }
     checks: list[Check | None] = []
     for place, database in enumerate(postgres.databases):
@@ -340,19 +348,20 @@ def check_checksums(name: str, session: Session) -> Check:
     return Check(CHECKSUMS, name, message, Severity.CRITICAL if rows else None, total, 0, None, details)
 
 
-def check_disk(platform: Platform, postgres: Postgres, session: Session) -> Check | None:
-    """Databases and WAL of the volume, against `limits.postgres_disk`; None: its size is not configured."""
-    if postgres.storage_gb is None:
+def check_disk(platform: Platform, postgres: Postgres, volume: Volume, session: Session) -> Check | None:
+    """Databases and WAL of the volume, against `limits.postgres_disk`; None: nobody knows its size."""
+    size_gb = volume()
+    if size_gb is None:
         return None
     limit = platform.limits["postgres_disk"]
     must_see_others(session)
     found = run_report(session, "storage").dicts()[0]
     used = found["databases"] + found["wal"]
-    share = 100 * used / (postgres.storage_gb * GB)
+    share = 100 * used / (size_gb * GB)
     severity, reached = against(limit.warn, limit.critical, share)
     message = (
         f"databases {found['databases'] / GB:.1f} GB and WAL {found['wal'] / GB:.1f} GB fill {share:.0f} % of "
-        f"{postgres.storage_gb:g} GB; logs and temporary files are not counted"
+        f"{size_gb:g} GB; logs and temporary files are not counted"
     )
     return Check(DISK, postgres.name, message, severity, round(share, 1), reached, "%", found)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ class CheckHealth(BaseOperator):
         from dbops.alerts.airflow import report
         from dbops.ledger import open_incidents, record_check
         from dbops.postgres.health import TITLES, check_health, could_not_look
+        from dbops.postgres.places import storage_gb
         from dbops.postgres.statements import keep_counters, load_counters
 
         platform, postgres = instance()
@@ -72,7 +74,9 @@ class CheckHealth(BaseOperator):
             before = load_counters(ledger, postgres.name, run)
         except DbopsError as error:  # what is wrong with PostgreSQL is told all the same
             broken = error
-        health = check_health(platform, postgres, reader(postgres), before, now)
+        health = check_health(
+            platform, postgres, reader(postgres), before, now, volume=partial(storage_gb, postgres, connection)
+        )
         for check in health.checks:
             self.log.log(INFO if check.ok else WARNING, "%s: %s", check.key, check.message)
         try:
@@ -88,7 +92,7 @@ class CheckHealth(BaseOperator):
                     limit=check.limit,
                     unit=check.unit,
                     message=check.message,
-                    details=_plain(check.details),
+                    details=plain(check.details),
                 )
             if health.counters is not None:
                 keep_counters(ledger, postgres.name, run, health.counters)
@@ -329,8 +333,8 @@ class RunMaintenance(BaseOperator):
             details={
                 "statement": step.statement,
                 "reason": step.reason,
-                "before": _plain(outcome.before) if outcome else {},
-                "after": _plain(outcome.after) if outcome else {},
+                "before": plain(outcome.before) if outcome else {},
+                "after": plain(outcome.after) if outcome else {},
             },
         )
 
@@ -346,14 +350,14 @@ def _began(context: Context) -> datetime:
     return (run.run_after if run.run_type == "scheduled" else run.start_date) or datetime.now(UTC)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same as JSON takes it: figures that are Decimal, times, addresses."""
     from decimal import Decimal
 
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, Decimal):
         return float(value)
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -85,6 +85,25 @@ def test_a_healthy_instance_is_well_in_every_check(every_world: World, platform:
     assert found[SEQUENCES].target == f"shop/{database}"
     assert found[DISK].value is not None
     assert found[LAG].message == "no standby streams from this server"
+
+
+def test_a_volume_whose_size_cannot_be_asked_for_is_an_error_of_that_check_alone(
+    world17: World, platform: Platform
+) -> None:
+    database = world17.new_database()
+    postgres = Postgres(name="shop", databases=(database,))
+
+    def checks(volume: Callable[[], float | None]) -> Mapping[str, Check]:
+        return by_name(check_health(platform, postgres, world17.session, None, datetime.now(UTC), volume))
+
+    def unknown() -> float:
+        raise FinalError("describe instance shop: not allowed")
+
+    found = checks(unknown)
+    assert [check.name for check in found.values() if check.error] == [DISK]
+    assert found[DISK].message == "could not look: describe instance shop: not allowed"
+    assert DISK not in checks(lambda: None)
+    assert checks(lambda: 0.001)[DISK].severity is Severity.CRITICAL
 
 
 def test_idle_transactions_and_those_who_wait_for_them_are_named(world: World, platform: Platform) -> None:

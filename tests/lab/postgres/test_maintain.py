@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from dbops.postgres.maintain import Outcome, Plan, Step, Work, carry_out, plan, 
 from dbops.postgres.reports import text_for
 from dbops.postgres.session import LockHeld, PostgresUnreachable, RightsMissing, StatementCancelled
 from postgres_world import MONITOR, OWNER, World
+from psycopg2 import OperationalError
 
 SETTINGS = PostgresMaintenance(
     dead_rows=1000,
@@ -32,6 +33,7 @@ TABLES = (
 GROWN = "insert into quiet select generate_series(5001, 8000)"
 HALF = 'delete from "Mixed" where id % 2 = 0'
 MOST = ('delete from "Mixed" where id > 6000', 'vacuum analyze "Mixed"')
+VALID = "select indisvalid from pg_index where indexrelid = 'killed'::regclass"
 LIKE_AUTOVACUUM = 'lock table "Mixed" in share update exclusive mode'
 
 
@@ -214,6 +216,42 @@ def test_an_invalid_index_is_rebuilt_and_a_unique_one_that_cannot_be_is_told(wor
     assert maintain(world, database, [step])[0].result == "done"
     off = planned(world, database, SETTINGS.model_copy(update={"reindex_invalid": False}))
     assert off.steps == ()
+
+
+def test_an_index_whose_concurrent_build_was_killed_is_rebuilt(world: World) -> None:
+    database = make(world)
+
+    def build() -> None:
+        with suppress(OperationalError):
+            world.run(database, 'create index concurrently killed on "Mixed" (text)')
+
+    with holding(world, database, """update "Mixed" set text = '' where id = 1"""):
+        thread = threading.Thread(target=build)
+        thread.start()
+        found = []
+        while not found and thread.is_alive():  # it waits for that transaction, with the index in place
+            query = """select pid from pg_stat_progress_create_index p join pg_index i on i.indrelid = p.relid
+                where not indisvalid and p.phase like 'waiting%'"""
+            found = world.run(database, query)
+        with world.admin() as cursor:
+            cursor.execute("select pg_terminate_backend(%s, 5000)", found[0])
+        thread.join()
+        assert world.run(database, VALID) == [(False,)]
+    (step,) = [one for one in planned(world, database).steps if one.index == "killed"]
+    assert step.work is Work.REINDEX
+    assert maintain(world, database, [step])[0].result == "done"
+    assert world.run(database, VALID) == [(True,)]
+
+
+@pytest.mark.parametrize("mode", ["access exclusive", "share row exclusive"])
+def test_a_lock_on_a_table_to_be_vacuumed_is_told_and_the_rest_is_done(world: World, mode: str) -> None:
+    database = make(world, HALF, GROWN)
+    with holding(world, database, f'lock table "Mixed" in {mode} mode') as pid:
+        began = time.monotonic()
+        vacuum, analyze = maintain(world, database)[:2]
+        assert time.monotonic() - began < 3
+    assert (vacuum.result, analyze.result) == ("skipped", "done")
+    assert f"pid {pid} 'terminal' is at work on the table" in vacuum.message
 
 
 def test_without_rights_nothing_is_taken_for_done(world: World) -> None:

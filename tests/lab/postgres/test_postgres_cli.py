@@ -37,7 +37,7 @@ def database(world17: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     world17.run(name, "delete from orders where id % 2 = 0")
     world17.settle(name)
     document = yaml.safe_load((PROJECT / "include/platform/lab.yaml").read_text())
-    document["postgres"] |= {"name": "shop", "databases": [name]}
+    document["postgres"] |= {"name": "shop", "databases": [name], "storage_gb": 100, "migrations": []}
     (tmp_path / "lab.yaml").write_text(yaml.safe_dump(document))
     monkeypatch.setenv("DBOPS_PLATFORM", str(tmp_path / "lab.yaml"))
     made = {
