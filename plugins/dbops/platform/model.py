@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from dbops.platform.etl import Etl
 from dbops.platform.fields import (
     Bucket,
     ConnectionId,
@@ -424,6 +425,8 @@ class Platform(Model):
     """None: this platform has no PostgreSQL that is looked after."""
     sync: Sync | None = None
     """None: nothing is carried from PostgreSQL to Aerospike."""
+    etl: Etl | None = None
+    """None: nothing that is watched loads the warehouse."""
 
     @field_validator("objectives")
     @classmethod
@@ -464,6 +467,13 @@ class Platform(Model):
         refuse(problems)
         return value
 
+    @field_validator("etl")
+    @classmethod
+    def _has_warehouse(cls, value: Etl | None, info: ValidationInfo) -> Etl | None:
+        if value is not None and "redshift" in info.data and info.data["redshift"] is None:
+            raise ValueError("needs a section `redshift`: the warehouse that is loaded")
+        return value
+
     @field_validator("redshift")
     @classmethod
     def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
@@ -480,6 +490,11 @@ class Platform(Model):
                 object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
             if self.redshift.region is None:
                 object.__setattr__(self.redshift, "region", self.storage.region)
+        if self.etl is not None:
+            if self.etl.aws_connection is None:
+                object.__setattr__(self.etl, "aws_connection", self.storage.connection)
+            if self.etl.region is None:
+                object.__setattr__(self.etl, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)
