@@ -147,13 +147,6 @@ def alerts_of(failing: Sequence[Failing], etl: Etl) -> list[Alert]:
     return [_alert(key, found, etl) for key, found in sorted(groups.items())]
 
 
-def all_keys(etl: Etl) -> set[str]:
-    """The keys of every incident that there may be of these pipelines."""
-    found = {f"{family}/{one.name}" for one in etl.pipelines for family in Family}
-    found |= {f"{SUCCESS}/{one.name}" for one in etl.pipelines}
-    return found | {f"{SCHEDULE}/{one.rule}" for one in etl.pipelines if one.rule}
-
-
 def _is_consequence(one: Failing, failing: Sequence[Failing], etl: Etl) -> bool:
     """Another problem that is told explains it."""
     mine = [other for other in failing if other.pipeline == one.pipeline]

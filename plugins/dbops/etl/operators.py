@@ -158,7 +158,7 @@ class ReportEtl(BaseOperator):
     def execute(self, context: Context) -> dict[str, int]:
         from dbops.alerts.airflow import report
         from dbops.etl.check import etl_of
-        from dbops.etl.incidents import PREFIX, alerts_of, all_keys, failing_now
+        from dbops.etl.incidents import PREFIX, alerts_of, failing_now
         from dbops.ledger import open_incidents
 
         platform: Platform = load_platform()
@@ -168,7 +168,7 @@ class ReportEtl(BaseOperator):
         for alert in alerts:
             self.log.warning("%s\n%s", alert.title, alert.what)
         raised = {alert.key for alert in alerts}
-        ended = sorted((open_incidents(ledger, PREFIX) & all_keys(etl)) - raised)
+        ended = sorted(open_incidents(ledger, PREFIX) - raised)  # those of pipelines that are gone too
         report(context, alerts, ended)
         units = context["ti"].xcom_pull(task_ids=self.plan_task)
         if units is None:
