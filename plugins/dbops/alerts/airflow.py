@@ -67,8 +67,8 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables`, `pipelines` or days, one
-    `hour`) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables`, `pipelines` or days,
+    one `hour`) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)

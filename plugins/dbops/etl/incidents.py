@@ -138,9 +138,12 @@ def hours_to_judge(ledger: Engine, etl: Etl, pipeline: str, hour: datetime, now:
     return sorted(one for one in wanted if one == hour or oldest <= one < hour)[-MOST_HOURS:]
 
 
-def alerts_of(failing: Sequence[Failing], etl: Etl) -> list[Alert]:
-    """One alert for each problem."""
-    roots = [one for one in failing if not _is_consequence(one, failing, etl)]
+def alerts_of(failing: Sequence[Failing], etl: Etl, *, of_now: bool = True) -> list[Alert]:
+    """One alert for each problem.
+
+    :param of_now: also of what was found about now. A run that only judged hours knows no news of that.
+    """
+    roots = [one for one in failing if (of_now or one.hour is not None) and not _is_consequence(one, failing, etl)]
     groups: dict[str, list[Failing]] = {}
     for one in roots:
         groups.setdefault(one.key, []).append(one)

@@ -85,3 +85,10 @@ def test_success_is_a_problem_of_its_own_and_critical_beyond_its_limit() -> None
     }  # fmt: skip
     (mild,) = alerts_of([failing("etl_success", outcome=Outcome.WARN)], ETL)
     assert mild.severity == "warning"
+
+
+def test_a_run_that_judged_hours_only_tells_nothing_about_now() -> None:
+    assert ETL is not None
+    found = [failing("etl_freshness", "clicks"), failing("etl_success"), failing("etl_keys")]
+    assert [alert.key for alert in alerts_of(found, ETL, of_now=False)] == ["etl_data/wins"]
+    assert keys(*found) == ["etl_data/wins", "etl_late/clicks", "etl_success/wins"]
