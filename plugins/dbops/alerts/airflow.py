@@ -67,7 +67,8 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables` or days) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables`, `pipelines` or days,
+    one `hour`) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -360,7 +361,10 @@ def _narrowed(context: Context) -> bool:
     conf, params = getattr(context.get("dag_run"), "conf", None) or {}, context["dag"].params
     if conf.get("dry_run") or ("tables" in params and (conf.get("first_day") or conf.get("last_day"))):
         return True
-    for name in ("namespaces", "tables"):
+    kind = str(getattr(context.get("dag_run"), "run_type", "")).rpartition(".")[2].lower()
+    if "hour" in params and (conf.get("hour") or kind == "backfill"):
+        return True
+    for name in ("namespaces", "tables", "pipelines"):
         wanted: Sequence[str] = conf.get(name) or ()
         offered = set(params.get(name) or ())
         if wanted and (not offered or set(wanted) < offered):

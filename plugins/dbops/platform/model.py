@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from dbops.platform.etl import Etl
 from dbops.platform.fields import (
     Bucket,
     ConnectionId,
@@ -424,6 +425,8 @@ class Platform(Model):
     """None: this platform has no PostgreSQL that is looked after."""
     sync: Sync | None = None
     """None: nothing is carried from PostgreSQL to Aerospike."""
+    etl: Etl | None = None
+    """None: nothing that is watched loads the warehouse."""
 
     @field_validator("objectives")
     @classmethod
@@ -464,6 +467,13 @@ class Platform(Model):
         refuse(problems)
         return value
 
+    @field_validator("etl")
+    @classmethod
+    def _has_warehouse(cls, value: Etl | None, info: ValidationInfo) -> Etl | None:
+        if value is not None and "redshift" in info.data and info.data["redshift"] is None:
+            raise ValueError("needs a section `redshift`: the warehouse that is loaded")
+        return value
+
     @field_validator("redshift")
     @classmethod
     def _snapshots_meet_the_rpo(cls, value: Redshift | None, info: ValidationInfo) -> Redshift | None:
@@ -475,16 +485,11 @@ class Platform(Model):
 
     @model_validator(mode="after")
     def _inherit(self) -> Platform:
-        if self.redshift is not None:
-            if self.redshift.aws_connection is None:
-                object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
-            if self.redshift.region is None:
-                object.__setattr__(self.redshift, "region", self.storage.region)
-        if self.postgres is not None:
-            if self.postgres.aws_connection is None:
-                object.__setattr__(self.postgres, "aws_connection", self.storage.connection)
-            if self.postgres.region is None:
-                object.__setattr__(self.postgres, "region", self.storage.region)
+        for section in (self.redshift, self.postgres, self.etl):
+            if section is not None and section.aws_connection is None:
+                object.__setattr__(section, "aws_connection", self.storage.connection)
+            if section is not None and section.region is None:
+                object.__setattr__(section, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)

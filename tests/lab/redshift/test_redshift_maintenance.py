@@ -137,7 +137,7 @@ def test_without_the_right_it_succeeds_and_does_nothing(lab_redshift: LabRedshif
 
 def test_one_vacuum_at_a_time_and_its_progress(lab_redshift: LabRedshift, redshift: Any) -> None:
     fill(redshift)
-    lab_redshift.standin.faults({"match": "vacuum", "delay": 0.4})
+    lab_redshift.standin.faults({"match": "vacuum", "delay": 1.5})
     other = lab_redshift.connect()
     running = threading.Thread(target=run, args=(other, f"VACUUM {redshift.schema}.t"))
     running.start()
