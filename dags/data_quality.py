@@ -2,9 +2,9 @@
 
 **What happens**: `spend` compares what each line item spent on each of the newest days: in PostgreSQL, in the set that
 follows it in each cluster, and in Redshift, within a tolerance; where one says something else than all others, it is
-named. `campaigns` looks for events of Redshift that name a campaign which does not exist. A row per system in the ledger
-and one incident per system, for as long as it differs: a day that differed is compared again until it is the same.
-`summary` then mails how all checks of the data have been (synchronisation, ETL, consistency), with a small chart of each.
+named. `campaigns` looks for events of Redshift that name a campaign which does not exist. There is a row per system in
+the ledger, and one incident per system for as long as it differs: a day that differed is compared until it is the same.
+`summary` then mails how all checks of the data have been (synchronisation, ETL, consistency), with a chart of each.
 
 **When it fails**: it could not look, which says nothing about the data. Clear the failed tasks once all three answer.
 `include/runbooks/consistency.md` says what to do about a difference.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
@@ -63,3 +64,6 @@ if consistency is not None:
             task_id="summary", checks=["sync_", "etl_", "consistency_"], trigger_rule=TriggerRule.ALL_DONE
         )
         checks >> summary
+        [*checks, summary] >> EmptyOperator(
+            task_id="done"
+        )  # so that the run fails when a check did, though it was mailed

@@ -21,7 +21,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 class World:
-    """:param folder: for its platform file, in which the tables are those of the ETL's schema, and `eu` is the only cluster."""
+    """The tables of its platform file are those of the ETL's schema, and `eu` is the only cluster.
+
+    :param folder: for that file.
+    """
 
     def __init__(self, app: LabApp, etl: LabEtl, redshift: LabRedshift, folder: Path) -> None:
         self.app, self.etl = app, etl
@@ -39,6 +42,7 @@ class World:
         document["sync"]["lag"] = "0s"
         consistency = document["consistency"]
         consistency["settle"] = "0s"
+        consistency["days"] = 1
         for table in (consistency["spend"]["warehouse"], *consistency["campaigns"]["events"]):
             table["table"] = table["table"].replace("public.", f"{etl.schema}.")
         self.file.write_text(yaml.safe_dump(document))

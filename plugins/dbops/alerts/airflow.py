@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -242,7 +244,7 @@ class PagerDutyChannel:
 
 
 class MailChannel:
-    """Sends a mail when a problem begins; its end is no mail."""
+    """Sends a mail when a problem begins; its end is no mail. Charts are parts of it, so that nothing is loaded."""
 
     def __init__(self, conn_id: str, to: Sequence[str]) -> None:
         self._conn_id, self._to = conn_id, list(to)
@@ -255,8 +257,16 @@ class MailChannel:
         if notice.state == "resolved":
             return
         subject, html = texts.email(notice)
-        with SmtpHook(smtp_conn_id=self._conn_id) as hook:
-            hook.send_email_smtp(to=self._to, subject=subject, html_content=html)
+        with TemporaryDirectory() as folder, SmtpHook(smtp_conn_id=self._conn_id) as hook:
+            files = []
+            for name, body in texts.images(notice).items():
+                path = Path(folder) / name  # the hook names a part by its file, which is how the HTML refers to it
+                path.write_bytes(body)
+                files.append(str(path))
+            hook.send_email_smtp(
+                to=self._to, subject=subject, html_content=html, files=files,
+                mime_subtype="related" if files else "mixed",
+            )  # fmt: skip
 
 
 def channels(platform: Platform) -> dict[str, Channel]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from functools import partial
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -80,6 +81,43 @@ class CheckCampaigns(BaseOperator):
             ]  # fmt: skip
 
         return _check(self, context, platform, consistency, CAMPAIGNS, event_systems(platform), look)
+
+
+class SendSummary(BaseOperator):
+    """Mail how the checks of the data have been: those that fail now in words, and a chart of each.
+
+    Guarantees: it is sent once for a run, whatever became of the tasks before it.
+
+    :param checks: what the names of the checks begin with, as the ledger has them.
+    """
+
+    template_fields: Sequence[str] = ("checks",)
+
+    def __init__(self, *, checks: Sequence[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.checks = checks
+
+    def execute(self, context: Context) -> dict[str, int]:
+        from dbops.alerts.airflow import report
+        from dbops.consistency.report import SUMMARY, summary_alert
+        from dbops.ledger import record_action
+        from dbops.ledger.read import find_action
+        from dbops.ledger.trends import trends
+
+        platform, consistency = _platform()
+        ledger, now, run = open_ledger(platform), datetime.now(UTC), _run(context)
+        found = trends(ledger, self.checks, now - consistency.trend)
+        for one in found:
+            self.log.log(INFO if one.ok else WARNING, "%s %s: %s", one.name, one.target, one.message)
+        done = find_action(ledger, SUMMARY, platform.name, run)
+        if done is None or done.outcome != "done":  # a retry sends no second one
+            alert = summary_alert(run, found)
+            report(context, [alert], [alert.key])  # a report is no problem that lasts
+            record_action(
+                ledger, name=SUMMARY, target=platform.name, run=run, started_at=now, finished_at=datetime.now(UTC),
+                outcome="done", message=alert.title,
+            )  # fmt: skip
+        return {"checks": len(found), "failing": sum(not one.ok for one in found)}
 
 
 class _Found:

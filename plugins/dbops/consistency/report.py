@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,16 @@ from dbops.alerts import Alert, Severity
 if TYPE_CHECKING:
     from dbops.consistency.campaigns import CampaignResult, UnknownCampaign
     from dbops.consistency.spend import SpendDifference, SpendResult
+    from dbops.ledger.trends import Trend
 
 SPEND, CAMPAIGNS = "consistency_spend", "consistency_campaigns"
 """Names of the checks in the ledger, and what the keys of their incidents begin with."""
+SUMMARY = "data_quality_summary"
+"""Name of the action, in the ledger."""
 RUNBOOK = "consistency"
 MOST_NAMED = 10
+MOST_FAILING, MOST_SHOWN = 20, 100
+"""Lines and charts of a summary."""
 OPEN_DAYS = "open_days"
 
 
@@ -60,6 +65,26 @@ def campaign_alert(found: CampaignResult, still_open: Iterable[date]) -> Alert:
         value=f"{found.unknown:,} events",
         limit="0",
         runbook=RUNBOOK,
+    )
+
+
+def summary_alert(run: str, found: Sequence[Trend]) -> Alert:
+    """The mail about all checks of the data."""
+    failing = [one for one in found if not one.ok]
+    title = f"Data quality: {len(failing)} of {len(found)} checks fail" if failing else (
+        f"Data quality: all {len(found)} checks are well" if found else "Data quality: nothing was checked"
+    )  # fmt: skip
+    lines = [f"{one.name} {one.target}, {one.at:%d %b %H:%M} UTC: {one.message}" for one in failing[:MOST_FAILING]]
+    if len(failing) > MOST_FAILING:
+        lines.append(f"and {len(failing) - MOST_FAILING} more")
+    lines.append("Each chart shows the worst value of each day; a red dot is a day on which the check failed.")
+    return Alert(
+        severity=Severity.SUMMARY,
+        key=f"{SUMMARY}/{run}",
+        title=title,
+        what="\n".join(lines),
+        runbook=RUNBOOK,
+        trends=tuple(found[:MOST_SHOWN]),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from dbops.platform.fields import Cron, Duration, DurationOrZero, Model, Name, Number, Whole, unique
+from dbops.platform.fields import Cron, Duration, DurationOrZero, Model, Name, Number, Whole, refuse
 from dbops.platform.redshift import Column, Percent, TableName
 from dbops.platform.sync import Identifier
 
@@ -53,17 +53,20 @@ class EventTable(Model):
     time: Column = "timestamp"
     campaign: Column = "order_id"
 
-    @property
-    def name(self) -> str:
-        return self.table
-
 
 class CampaignConsistency(Model):
     """The campaigns that events name must exist."""
 
     pair: Name = "campaigns"
     """Of `sync`: its table, and the column that is its key."""
-    events: Annotated[tuple[EventTable, ...], unique("table"), Field(min_length=1)]
+    events: Annotated[tuple[EventTable, ...], Field(min_length=1)]
+
+    @field_validator("events")
+    @classmethod
+    def _once(cls, value: tuple[EventTable, ...]) -> tuple[EventTable, ...]:
+        names = [one.table for one in value]
+        refuse(((n, "table"), f"{name} was named before") for n, name in enumerate(names) if name in names[:n])
+        return value
 
 
 class Consistency(Model):

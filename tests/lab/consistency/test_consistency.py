@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from consistency_world import World
+from dbops import ledger
+from dbops.cli import app as command
 from dbops.consistency.campaigns import check_campaigns
 from dbops.errors import ConfigurationError, RetryableError
+from dbops_lab import connections
 from dbops_lab.application.drift import plant_spend
-from dbops_lab.testing import LabApp, LabEtl, LabRedshift
+from dbops_lab.testing import LabApp, LabEtl, LabPostgres, LabRedshift
+from typer.testing import CliRunner
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,9 @@ def test_what_is_within_the_tolerance_is_the_same(world: World) -> None:
     spend = world.platform.consistency
     assert spend is not None
     assert spend.spend is not None
-    plant_spend(world.app.database, world.app.cluster, world.etl, 9, count=3, least=Decimal("1.00"), most=Decimal("2.00"))
+    plant_spend(
+        world.app.database, world.app.cluster, world.etl, 9, count=3, least=Decimal("1.00"), most=Decimal("2.00")
+    )
     assert not all(one.ok for one in world.spend().values())
     tolerance = spend.spend.tolerance.model_copy(update={"amount": 2.01})
     part = spend.spend.model_copy(update={"tolerance": tolerance})
@@ -132,7 +138,9 @@ def test_events_of_campaigns_that_do_not_exist_are_counted_by_table(world: World
     world.etl.forget(hour)
     loads = world.etl.run(hour, {"clicks": "unknown_campaign", "wins": "unknown_campaign"})
     try:
-        found = {one.system.rpartition(".")[2]: one for one in check_campaigns(world.platform, world.connection, world.days)}
+        found = {
+            one.system.rpartition(".")[2]: one for one in check_campaigns(world.platform, world.connection, world.days)
+        }
         assert {name: one.unknown for name, one in found.items()} == {
             "bidstream_v2": 0, "impressions": 0, "wins": loads["wins"].affected, "clicks": loads["clicks"].affected,
         }  # fmt: skip
@@ -168,3 +176,56 @@ def test_a_table_that_is_not_there_is_said(world: World) -> None:
     finally:
         with world.app.database.session() as cursor:
             cursor.execute("alter table spend_tracking rename column paid to spent")
+
+
+def test_the_command_says_what_differs_and_where(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    run = CliRunner().invoke
+    days = ["--first-day", str(world.days[0]), "--last-day", str(world.days[-1])]
+    assert run(command, ["consistency", "check", *days]).exit_code == 0
+    (planted,) = plant_spend(world.app.database, world.app.cluster, world.etl, 3, count=1, systems=["postgres"])
+    shown = run(command, ["consistency", "check", *days])
+    assert shown.exit_code == 1
+    assert f"postgres/spend_tracking: {planted.day} {planted.line_item_id}" in shown.stdout
+    found = json.loads(run(command, ["consistency", "check", *days, "--json"]).stdout)
+    assert {one["system"]: one["ok"] for one in found["results"] if "differ" in one} == {
+        system: system != "postgres/spend_tracking" for system in world.systems.values()
+    }
+    assert run(command, ["consistency", "check", "--first-day", "2020-01-01"]).exit_code == 2
+
+
+def test_the_command_tells_what_could_not_be_looked_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in world.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AIRFLOW_CONN_AEROSPIKE_EU", json.dumps({"conn_type": "aerospike", "host": "127.0.0.1:1"}))
+    shown = CliRunner().invoke(command, ["consistency", "check"])
+    assert shown.exit_code == 2
+    assert "spend:" in shown.stderr
+    assert "redshift/" in shown.stdout  # the campaigns were looked at
+
+
+def test_the_history_of_checks_is_shown_by_target(
+    lab_postgres: LabPostgres, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    info = lab_postgres.new_database()
+    engine = ledger.connect(info)
+    ledger.migrate(engine)
+    made = {"dbops_ledger": connections.postgres(info.port or 0, info.login or "", info.password or "", info.schema)}
+    for name, value in {**world.environment(), **connections.variables(made)}.items():
+        monkeypatch.setenv(name, value)
+    now = datetime.now(UTC)
+    for days, value in ((3, 0.0), (2, 8.0), (0, 4.0)):
+        at = now - timedelta(days=days)
+        ledger.record_check(
+            engine, name="sync_validation", target="eu/bidder.orders", run=str(days), at=at, ok=not value, value=value,
+            limit=0, unit="rows", message=f"{value:g} differ",
+        )  # fmt: skip
+    run = CliRunner().invoke
+    shown = run(command, ["ledger", "checks", "--name", "sync_"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 1
+    for part in ("eu/bidder.orders", "2 of 3", "▁█ ▅"):
+        assert part in shown.stdout, part
+    (found,) = json.loads(run(command, ["ledger", "checks", "--json"]).stdout)
+    assert [day["failed"] for day in found["days"]] == [0, 1, 1]
+    assert run(command, ["ledger", "checks", "--name", "etl_"]).exit_code == 0
