@@ -29,6 +29,7 @@ OWN = {
     "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
     "sync": ("dbops.sync.cli:app", "Compare Aerospike with PostgreSQL, and put right what differs."),
     "consistency": ("dbops.consistency.cli:app", "Compare PostgreSQL, Aerospike and Redshift with each other."),
+    "etl": ("dbops.etl.cli:app", "Check the pipelines that load the warehouse, hour by hour."),
     "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "archive": (
         "dbops.redshift.archive_cli:app",

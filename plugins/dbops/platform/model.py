@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from dbops.platform.consistency import NUMBERS, Consistency
+from dbops.platform.etl import Etl
 from dbops.platform.fields import (
     Bucket,
     ConnectionId,
@@ -427,6 +428,8 @@ class Platform(Model):
     """None: nothing is carried from PostgreSQL to Aerospike."""
     consistency: Consistency | None = None
     """None: the three databases are not compared with each other."""
+    etl: Etl | None = None
+    """None: nothing that is watched loads the warehouse."""
 
     @field_validator("objectives")
     @classmethod
@@ -490,6 +493,11 @@ class Platform(Model):
             if len(key_parts(key)) != 1 or not key.startswith("{"):
                 problems.append((("campaigns", "pair"), f"its key is {key}, which is not one column"))
         refuse(problems)
+    @field_validator("etl")
+    @classmethod
+    def _has_warehouse(cls, value: Etl | None, info: ValidationInfo) -> Etl | None:
+        if value is not None and "redshift" in info.data and info.data["redshift"] is None:
+            raise ValueError("needs a section `redshift`: the warehouse that is loaded")
         return value
 
     @field_validator("redshift")
@@ -508,6 +516,11 @@ class Platform(Model):
                 object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
             if self.redshift.region is None:
                 object.__setattr__(self.redshift, "region", self.storage.region)
+        if self.etl is not None:
+            if self.etl.aws_connection is None:
+                object.__setattr__(self.etl, "aws_connection", self.storage.connection)
+            if self.etl.region is None:
+                object.__setattr__(self.etl, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)
