@@ -12,6 +12,9 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from dbops.ledger.models import CheckResult
 from dbops.ledger.session import transaction
 
+HOUR = r"/\d{4}-\d\d-\d\dT\d\d$"
+"""What ends the target of a check of one hour (`wins/2026-11-22T13`): its hours are one trend."""
+RECENT = timedelta(days=1)
 MOST = 500
 """Targets; more are no report that anybody reads."""
 
@@ -30,7 +33,11 @@ class TrendDay:
 
 @dataclass(frozen=True)
 class Trend:
-    """A check of one target: its newest result, and the days before."""
+    """A check of one target: its newest result, and the days before.
+
+    Of a check of hours, the newest result of each hour that was looked at within the last day; one that failed stands
+    for all.
+    """
 
     name: str
     target: str
@@ -72,26 +79,39 @@ def trends(engine: Engine, prefixes: Sequence[str], since: datetime) -> list[Tre
     since = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     named = or_(*(CheckResult.name.startswith(prefix, autoescape=True) for prefix in prefixes))
     wanted = and_(named, CheckResult.at >= since)
+    series = func.regexp_replace(CheckResult.target, HOUR, "").label("series")
     day = cast(func.timezone("UTC", CheckResult.at), Date).label("day")
     failing = CheckResult.ok.is_(False)
     by_day = (
         select(
-            CheckResult.name, CheckResult.target, day, func.count(), func.count().filter(failing),
-            func.min(CheckResult.value), func.max(CheckResult.value),
+            CheckResult.name, series, day, func.count(), func.count().filter(failing), func.min(CheckResult.value),
+            func.max(CheckResult.value),
             func.coalesce(func.bool_or(and_(failing, CheckResult.value < CheckResult.limit)), False),
         )
         .where(wanted)
-        .group_by(CheckResult.name, CheckResult.target, day)
-        .order_by(CheckResult.name, CheckResult.target, day)
+        .group_by(CheckResult.name, series, day)
+        .order_by(CheckResult.name, series, day)
     )  # fmt: skip
-    newest = (
+    each = (
         select(
-            CheckResult.name, CheckResult.target, CheckResult.at, CheckResult.ok, CheckResult.value, CheckResult.limit,
-            CheckResult.unit, CheckResult.message,
+            CheckResult.name, series, CheckResult.target, CheckResult.at, CheckResult.ok, CheckResult.value,
+            CheckResult.limit, CheckResult.unit, CheckResult.message,
         )
         .ext(distinct_on(CheckResult.name, CheckResult.target))
         .where(wanted)
         .order_by(CheckResult.name, CheckResult.target, CheckResult.at.desc(), CheckResult.id.desc())
+        .subquery()
+    )  # fmt: skip
+    last = func.max(each.c.at).over(partition_by=[each.c.name, each.c.series])
+    recent = select(each, last.label("last")).subquery()
+    newest = (
+        select(
+            recent.c.name, recent.c.series, recent.c.at, recent.c.ok, recent.c.value, recent.c.limit, recent.c.unit,
+            recent.c.message,
+        )
+        .ext(distinct_on(recent.c.name, recent.c.series))
+        .where(recent.c.at > recent.c.last - RECENT)
+        .order_by(recent.c.name, recent.c.series, recent.c.ok, recent.c.at.desc(), recent.c.target.desc())
     )  # fmt: skip
     days: dict[tuple[str, str], list[TrendDay]] = {}
     low: set[tuple[str, str]] = set()
@@ -101,8 +121,8 @@ def trends(engine: Engine, prefixes: Sequence[str], since: datetime) -> list[Tre
             if is_low:
                 low.add((name, target))
         found = [
-            Trend(*row, days=tuple(days[row.name, row.target]), low_is_bad=(row.name, row.target) in low)
+            Trend(*row, days=tuple(days[row.name, row.series]), low_is_bad=(row.name, row.series) in low)
             for row in session.execute(newest)
-            if (row.name, row.target) in days
+            if (row.name, row.series) in days
         ]
     return sorted(found, key=lambda one: (one.ok, one.name, one.target))[:MOST]

@@ -493,6 +493,8 @@ class Platform(Model):
             if len(key_parts(key)) != 1 or not key.startswith("{"):
                 problems.append((("campaigns", "pair"), f"its key is {key}, which is not one column"))
         refuse(problems)
+        return value
+
     @field_validator("etl")
     @classmethod
     def _has_warehouse(cls, value: Etl | None, info: ValidationInfo) -> Etl | None:

@@ -50,3 +50,21 @@ def test_what_fails_now_stands_first_and_only_wanted_checks_are_told(ledger: Eng
     found = trends(ledger, ["sync_", "consistency_"], NOW - timedelta(days=5))
     assert [(one.target, one.ok) for one in found] == [("b", False), ("a", True), ("c", True)]
     assert (found[0].value, found[0].worst(found[0].days[0])) == (None, 7)
+
+
+def test_the_hours_of_a_check_are_one_trend_and_one_that_failed_stands_for_all(ledger: Engine) -> None:
+    def hour(number: int, *, ok: bool, at: datetime) -> None:
+        saw(ledger, at, ok=ok, value=number, name="etl_rows", target=f"wins/2026-11-20T{number:02}")
+
+    hour(3, ok=False, at=NOW - timedelta(hours=3))
+    hour(4, ok=True, at=NOW - timedelta(hours=2))
+    saw(ledger, NOW, name="etl_rows", target="clicks/2026-11-20T03")
+    one, other = trends(ledger, ["etl_"], NOW - timedelta(days=5))
+    assert [(found.target, found.ok, found.seen, found.failed) for found in (one, other)] == [
+        ("wins", False, 2, 1), ("clicks", True, 1, 0),
+    ]  # fmt: skip
+    assert one.message == "3 at 20 09"
+    hour(3, ok=True, at=NOW)  # loaded again
+    assert all(found.ok for found in trends(ledger, ["etl_"], NOW - timedelta(days=5)))
+    hour(5, ok=False, at=NOW - timedelta(hours=30))  # too long ago to be how it is now
+    assert all(found.ok for found in trends(ledger, ["etl_"], NOW - timedelta(days=5)))
