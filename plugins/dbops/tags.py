@@ -9,6 +9,7 @@ class Tag(StrEnum):
     AEROSPIKE = "aerospike"
     POSTGRES = "postgres"
     SYNC = "sync"
+    ETL = "etl"
     REDSHIFT = "redshift"
     ARCHIVE = "archive"
     BACKUP = "backup"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 from contextlib import closing
 from datetime import UTC, datetime
@@ -24,11 +25,6 @@ Pipelines = Annotated[
     list[str] | None, typer.Option("--pipeline", "-p", help="Only this one; may be repeated. Default: all.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
-
-
-@app.callback()
-def group() -> None:
-    """Check the pipelines that load the warehouse, hour by hour."""
 
 
 @app.command()
@@ -78,6 +74,27 @@ def check(
         raise typer.Exit(2)
     if not all(one.ok for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def accept(
+    pipeline: Annotated[str, typer.Option("--pipeline", "-p", help="Whose hour.")],
+    hour: Annotated[str, typer.Option(help="Its beginning, ISO 8601, UTC unless it says else.")],
+    reason: Annotated[str, typer.Option(help="Why it may stay as it is.")],
+) -> None:
+    """Take an hour as it is: the next run of `etl_checks` counts it to no incident. The ledger keeps who, when and why.
+
+    Exit codes: 0 done; 1 the ledger does not answer; 2 wrong usage or configuration.
+    """
+    from dbops.etl.check import etl_of
+    from dbops.etl.incidents import accept as take
+    from dbops.etl.jobs import floor_hour
+    from dbops.ledger import connect
+
+    platform = load_platform()
+    name, start = etl_of(platform).pipeline(pipeline).name, floor_hour(_moment(hour))
+    take(connect(from_env(platform.ledger_connection)), name, start, reason, getpass.getuser())
+    typer.echo(f"{name}: {start:%Y-%m-%d %H}:00 UTC is accepted: {reason}")
 
 
 def _row(one: Any) -> dict[str, Any]:

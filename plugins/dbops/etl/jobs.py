@@ -10,7 +10,7 @@ from typing import Any
 
 from dbops.backups.store import aws_client
 from dbops.connections import ConnectionInfo
-from dbops.errors import FinalError, RetryableError
+from dbops.errors import DbopsError, FinalError, RetryableError
 from dbops.platform.etl import HOUR, Pipeline
 from dbops.redact import redact
 
@@ -93,15 +93,24 @@ class Jobs:
     def __init__(self, connection: ConnectionInfo, region: str) -> None:
         self._connection, self._region = connection, region
         self._runs: dict[str, tuple[datetime, list[JobRun]]] = {}
+        self._failed: dict[str, DbopsError] = {}
 
     def runs(self, pipeline: Pipeline, since: datetime) -> list[JobRun]:
-        """Runs of the pipeline's job that started since a moment, the newest first; asked for once.
+        """Runs of the pipeline's job that started since a moment, the newest first.
+
+        What was listed is not listed again, and what could not be is not tried again: that was done with patience.
 
         :raises JobsUnreachable, JobsRefused, NotThere: they could not be listed.
         """
-        known = self._runs.get(pipeline.name)
+        if pipeline.job in self._failed:
+            raise self._failed[pipeline.job]
+        known = self._runs.get(pipeline.job)
         if known is None or known[0] > since:
-            known = self._runs[pipeline.name] = (since, list(self._listed(pipeline, since)))
+            try:
+                known = self._runs[pipeline.job] = (since, list(self._listed(pipeline, since)))
+            except DbopsError as error:
+                self._failed[pipeline.job] = error
+                raise
         return [run for run in known[1] if run.started_at >= since]
 
     def _listed(self, pipeline: Pipeline, since: datetime) -> Iterator[JobRun]:

@@ -8,7 +8,16 @@ from dbops.ledger.incidents import (
     resolve_incident,
     see_incident,
 )
-from dbops.ledger.read import PastAction, PastCheck, actions_of, checks_since, find_action
+from dbops.ledger.read import (
+    PastAction,
+    PastCheck,
+    actions_of,
+    actions_since,
+    checks_since,
+    failing_checks,
+    find_action,
+    last_target,
+)
 from dbops.ledger.record import (
     archived_days,
     failures_of,
@@ -42,12 +51,15 @@ __all__ = [
     "Resolution",
     "Sighting",
     "actions_of",
+    "actions_since",
     "archived_days",
     "checks_since",
     "connect",
+    "failing_checks",
     "failures_of",
     "find_action",
     "known_since",
+    "last_target",
     "migrate",
     "never_drilled",
     "newest_check",

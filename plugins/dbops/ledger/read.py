@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select, true
+from sqlalchemy.dialects.postgresql import distinct_on
 
 from dbops.ledger.models import Action, CheckResult
 from dbops.ledger.session import transaction
@@ -58,20 +59,48 @@ def checks_since(engine: Engine, name: str, target: str, since: datetime) -> lis
         wanted = select(CheckResult).where(
             CheckResult.name == name, CheckResult.target == target, CheckResult.at >= since
         )
-        return [
-            PastCheck(
-                found.name,
-                found.target,
-                found.run,
-                found.at,
-                found.ok,
-                found.value,
-                found.unit,
-                found.message,
-                found.details,
-            )
-            for found in session.scalars(wanted.order_by(CheckResult.at, CheckResult.id))
-        ]
+        return [_check(found) for found in session.scalars(wanted.order_by(CheckResult.at, CheckResult.id))]
+
+
+def failing_checks(
+    engine: Engine, names: Sequence[str], since: datetime, *, blind: str | None = None
+) -> list[PastCheck]:
+    """Of each check and target the newest row since a moment, if it is not well; ordered by target and check.
+
+    :param blind: the `outcome` in the details of rows that saw nothing: they do not count, and the one before does.
+    """
+    newest = (
+        select(CheckResult.id)
+        .ext(distinct_on(CheckResult.name, CheckResult.target))
+        .where(CheckResult.name.in_(names), CheckResult.at >= since)
+        .where(true() if blind is None else func.coalesce(CheckResult.details["outcome"].astext, "") != blind)
+        .order_by(CheckResult.name, CheckResult.target, CheckResult.at.desc(), CheckResult.id.desc())
+    )
+    wanted = select(CheckResult).where(CheckResult.id.in_(newest), CheckResult.ok.is_(False))
+    with transaction(engine) as session:
+        return [_check(found) for found in session.scalars(wanted.order_by(CheckResult.target, CheckResult.name))]
+
+
+def last_target(engine: Engine, name: str, prefix: str) -> str | None:
+    """The last of a check's targets that begin with `prefix`, as texts are ordered."""
+    found = select(CheckResult.target).where(
+        CheckResult.name == name, CheckResult.target.startswith(prefix, autoescape=True)
+    )
+    with transaction(engine) as session:
+        return session.scalar(found.order_by(CheckResult.target.desc()).limit(1))
+
+
+def actions_since(engine: Engine, name: str, since: datetime) -> list[PastAction]:
+    """What was done of a name since a moment, in that order."""
+    wanted = select(Action).where(Action.name == name, Action.started_at >= since)
+    with transaction(engine) as session:
+        return [_action(found) for found in session.scalars(wanted.order_by(Action.started_at, Action.id))]
+
+
+def _check(found: CheckResult) -> PastCheck:
+    return PastCheck(
+        found.name, found.target, found.run, found.at, found.ok, found.value, found.unit, found.message, found.details
+    )
 
 
 def _action(found: Action) -> PastAction:
