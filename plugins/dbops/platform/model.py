@@ -473,10 +473,10 @@ class Platform(Model):
     @field_validator("consistency")
     @classmethod
     def _of_known_pairs(cls, value: Consistency | None, info: ValidationInfo) -> Consistency | None:
-        if value is None:
-            return None
-        sync = info.data.get("sync")
-        if sync is None or info.data.get("redshift") is None:
+        if value is None or not {"sync", "redshift"} <= info.data.keys():  # what is wrong there is said there
+            return value
+        sync = info.data["sync"]
+        if sync is None or info.data["redshift"] is None:
             raise ValueError("compares what the sections `sync` and `redshift` describe: both are needed")
         pairs = {pair.name: pair for pair in sync.pairs}
         problems: list[tuple[Sequence[str], str]] = [

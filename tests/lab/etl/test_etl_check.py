@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from dbops.errors import RetryableError
 from dbops.etl.check import Look
 from dbops.etl.findings import OF_AN_HOUR, Finding, Outcome
+from dbops.etl.incidents import Failing, alerts_of
+from dbops.redshift.session import ConnectorSession
+from dbops_lab.application.etl import pick_faults
 from dbops_lab.testing import LabEtl, LabRedshift
 from etl_world import PIPELINES, document, judged, look_with, platform_of, table_of
 
@@ -78,3 +83,78 @@ def test_a_fault_is_found_by_its_check(
     if load.loaded:
         assert shown == expected, [one.message for one in found.values()]
     assert Outcome.BLIND not in shown.values()
+
+
+FAMILY_OF_FAULT = {
+    "not_started": "etl_late", "glue_running": "etl_late", "empty": "etl_late",
+    "glue_failed": "etl_failed", "glue_timeout": "etl_failed",
+    "load_failed": "etl_load_errors", "load_lost": "etl_load_errors", "partial": "etl_load_errors",
+    "twice": "etl_load_errors", "not_loaded": "etl_load_errors",
+    "repeated": "etl_data", "nulls": "etl_data", "out_of_range": "etl_data", "orphans": "etl_data",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_faults_are_found_exactly_each_as_one_problem(
+    look: Look, lab_etl: LabEtl, hour: datetime, seed: int
+) -> None:
+    """Hours with few rows, or with campaigns that nobody has, are left out: they need past weeks and PostgreSQL."""
+    hours = [hour, lab_etl.world.now - timedelta(hours=next(HOURS))]
+    planted = {
+        at: {table: fault for table, fault in faults.items() if fault in FAMILY_OF_FAULT}
+        for at, faults in pick_faults(seed, hours, share=0.5).items()
+    }
+    found = []
+    for at in hours:
+        lab_etl.run(at, planted[at], is_aggregated=False)
+        for pipeline in PIPELINES:
+            found += [one for one in judged(look, pipeline, at).values() if not one.ok]
+    failing = [
+        Failing(one.check, one.pipeline, one.hour, one.outcome, one.family, one.message, one.details) for one in found
+    ]
+    told = {alert.key for alert in alerts_of(failing, look.etl)}
+    names = {table_of(name): name for name in PIPELINES}
+    assert told == {
+        f"{FAMILY_OF_FAULT[fault]}/{names[table]}" for faults in planted.values() for table, fault in faults.items()
+    }
+
+
+def test_a_connection_that_is_lost_makes_blind_what_had_to_be_read_and_spares_the_rest(
+    look: Look, lab_etl: LabEtl, lab_redshift: LabRedshift, hour: datetime
+) -> None:
+    lab_etl.run(hour, tables=["users"])
+    lab_redshift.standin.faults({"match": "sys_load_detail", "drop": "during", "times": 1})
+    found = judged(look, "users", hour)
+    assert found["etl_run"].ok
+    assert found["etl_files"].ok
+    for name in ("etl_load", "etl_reconciliation", "etl_rows", "etl_nulls"):
+        assert found[name].outcome == Outcome.BLIND
+        assert isinstance(found[name].error, RetryableError)
+
+
+def test_secrets_in_what_glue_says_are_masked(look: Look, lab_etl: LabEtl, hour: datetime) -> None:
+    said = "cannot connect: postgresql://etl:hunter2-long@db/x password=hunter2-long"
+    run = lab_etl.glue_run("users", hour, "FAILED", error=said)
+    assert run
+    message = judged(look, "users", hour)["etl_run"].message
+    assert "cannot connect" in message
+    assert "hunter2" not in message
+
+
+def test_a_login_that_sees_only_its_own_loads_is_no_proof_that_there_was_none(
+    look: Look, lab_etl: LabEtl, lab_redshift: LabRedshift, hour: datetime
+) -> None:
+    lab_etl.run(hour, {"users": "not_loaded"}, tables=["users"])
+    assert judged(look, "users", hour)["etl_load"].outcome == Outcome.ERROR
+    with lab_redshift.connect() as admin:
+        cursor = admin.cursor()
+        cursor.execute(f"create user {lab_etl.name}_blind password 'Blind-and-1'")
+        cursor.execute(f"grant usage on schema {lab_etl.schema} to {lab_etl.name}_blind")
+        cursor.execute(f"grant select on all tables in schema {lab_etl.schema} to {lab_etl.name}_blind")
+    info = replace(lab_redshift.info(), login=f"{lab_etl.name}_blind", password="Blind-and-1")
+    with ConnectorSession(info) as session:
+        look.session = session
+        found = judged(look, "users", hour)
+    assert found["etl_load"].outcome == Outcome.BLIND
+    assert "SYSLOG ACCESS" in found["etl_load"].message
+    assert found["etl_rows"].outcome == Outcome.ERROR, "it may read the table"
