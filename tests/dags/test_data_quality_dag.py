@@ -143,3 +143,8 @@ def test_what_cannot_be_looked_at_fails_the_run_and_the_rest_is_checked_and_mail
     (mail,) = [mail for mail in world.receivers.inbox("smtp") if "Data quality" in mail["subject"]]
     assert "3 of 7 checks fail" in mail["subject"]
     assert "has no column spent" in mail["html"]
+    day = str(world.databases.days[0])
+    assert world.run(first_day=day, last_day=day).state == "success"  # which is not all that the schedule looks at
+    assert list(world.open_incidents()) == ["failed/data_quality"]
+    assert world.run().state == "success"
+    assert world.open_incidents() == {}

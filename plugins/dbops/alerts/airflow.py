@@ -69,7 +69,7 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables` or days) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some namespaces, tables or days) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -365,14 +365,18 @@ def _title(context: Context, dag_id: str, verb: str) -> str:
 
 
 def _narrowed(context: Context) -> bool:
-    conf, params = getattr(context.get("dag_run"), "conf", None) or {}, context["dag"].params
-    if conf.get("dry_run") or ("tables" in params and (conf.get("first_day") or conf.get("last_day"))):
+    """Whether a person has asked this run for less than the DAG does by itself."""
+    dag, conf = context["dag"], getattr(context.get("dag_run"), "conf", None) or {}
+    if conf.get("dry_run"):
         return True
-    for name in ("namespaces", "tables"):
-        wanted: Sequence[str] = conf.get(name) or ()
-        offered = set(params.get(name) or ())
-        if wanted and (not offered or set(wanted) < offered):
-            return True
+    is_scheduled = getattr(getattr(dag, "timetable", None), "can_be_scheduled", False)
+    if is_scheduled and any(conf.get(name) for name in ("first_day", "last_day", "hour", "window_hours")):
+        return True
+    for name, wanted in conf.items():
+        if wanted and isinstance(wanted, list) and (is_scheduled or name in ("namespaces", "tables")):
+            offered = set(dag.params.get(name) or ())
+            if not offered or set(wanted) < offered:
+                return True
     return False
 
 
