@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +16,6 @@ from dbops import ledger
 from dbops.cli import app
 from dbops.etl.check import newest_due
 from dbops.etl.jobs import floor_hour
-from dbops.etl.operators import CheckPipeline, PlanEtlChecks
 from dbops.platform import load_platform
 from dbops_lab import connections
 from dbops_lab.testing import LabEtl, LabPostgres, LabReceivers, LabRedshift
@@ -82,9 +80,10 @@ def world(
         monkeypatch.setenv(name, value)
     file = tmp_path / "lab.yaml"
     platform = document(lab_etl)
-    platform["etl"]["pipelines"] = [
-        one for one in platform["etl"]["pipelines"] if one["name"] in ("wins", "impressions")
-    ]
+    # The newest due hour is another one in half an hour, and not within a test.
+    platform["etl"] |= {"schedule": "59 * * * *", "due": f"{max(1, (datetime.now(UTC).minute - 30) % 60)}m"}
+    wanted = [one for one in platform["etl"]["pipelines"] if one["name"] in ("wins", "impressions")]
+    platform["etl"]["pipelines"] = [one | {"freshness": {"warn": "8h", "error": "9h"}} for one in wanted]
     file.write_text(yaml.safe_dump(platform))
     monkeypatch.setenv("DBOPS_PLATFORM", str(file))
     found = World(lab_etl, lab_redshift, engine, receivers)
@@ -185,6 +184,8 @@ def test_what_cannot_be_looked_at_fails_the_run_and_neither_begins_nor_ends_a_pr
     assert "ThrottlingException" in next(row.message for row in blind if row.name == "etl_run")
     world.etl.forget(world.hour)
     world.etl.run(world.hour)
+    assert world.run(hour=world.hour.isoformat()).state == "success"
+    assert set(world.open()) == {"failed/etl_checks"}, "one hour says nothing of the others"
     assert world.run().state == "success"
     assert world.open() == {}
 
@@ -199,23 +200,55 @@ def test_hours_that_no_run_has_judged_are_judged_by_the_next(world: World) -> No
     assert set(world.open()) == {"etl_data/wins"}
 
 
-def test_a_backfill_judges_the_hours_of_its_range_and_nothing_about_now(world: World) -> None:
-    """As Airflow makes such runs: the task gets their type and data interval."""
-    long_past = world.hour - timedelta(days=40)
-    world.etl.run(long_past, {"wins": "few"})
-    run = SimpleNamespace(dag_id="etl_checks", run_id="backfill__1", run_type="backfill")
-    context: Any = {
-        "dag_run": run, "params": {"pipelines": ["wins"], "hour": None},
-        "data_interval_start": long_past + timedelta(minutes=30),
-    }  # fmt: skip
-    (unit,) = PlanEtlChecks(task_id="plan").execute(context)
-    assert unit == {"pipeline": "wins", "hours": [long_past.isoformat()], "now": False}
-    CheckPipeline(task_id="check", unit=unit).execute(context)
-    rows = {row.name: row for row in world.rows("SELECT * FROM check_result")}
-    assert {row.target for row in rows.values()} == {world.target("wins", long_past)}
-    assert not {"etl_freshness", "etl_schedule", "etl_success", "etl_load"} & set(rows), "loads of then are forgotten"
-    assert {name for name, row in rows.items() if not row.ok} == set()
-    world.etl.forget(long_past)
+def test_a_backfill_judges_the_hours_of_its_range_and_nothing_about_now(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.cli.cli_parser import get_parser
+    from airflow.models.backfill import BackfillDagRun
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    first = world.hour - timedelta(days=40)
+    world.etl.run(first, {"wins": "out_of_range"}, tables=["impressions", "wins"], is_aggregated=False)
+    world.etl.run(world.hour)
+    world.run()  # so that Airflow knows the DAG
+    last = first + HOUR * 2
+    words = ["backfill", "create", "--dag-id", "etl_checks", "--from-date", first.isoformat(), "--to-date", str(last)]
+    arguments = get_parser().parse_args(words)
+    arguments.func(arguments)
+    with create_session() as session:
+        runs = list(session.scalars(
+            select(DagRun).join(BackfillDagRun, BackfillDagRun.dag_run_id == DagRun.id).order_by(DagRun.logical_date)
+        ))  # fmt: skip
+        session.expunge_all()
+    assert [floor_hour(run.data_interval_start) for run in runs] == [first, first + HOUR]
+
+    assert execute(world, runs[0], monkeypatch).state == "success"
+    made = world.rows("SELECT * FROM check_result WHERE run LIKE '%backfill%'")
+    assert {row.target for row in made} == {world.target(name, first) for name in ("wins", "impressions")}
+    assert not {"etl_freshness", "etl_schedule", "etl_success", "etl_load"} & {row.name for row in made}, (
+        "what is about now, and loads that Redshift has forgotten"
+    )
+    assert {row.name for row in made if not row.ok} == {"etl_ranges"}
+    assert set(world.open()) == {"etl_data/wins"}
+    world.etl.forget(first)
+
+
+def execute(world: World, run: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run the tasks of a run that Airflow has made."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.state import DagRunState
+
+    def existing(*, dag: Any, session: Any, **_: Any) -> Any:
+        found = session.get(DagRun, run.id)
+        found.dag, found.state = dag, DagRunState.RUNNING
+        session.commit()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr("airflow.models.dagrun.get_or_create_dagrun", existing)
+        return world.run()
 
 
 @pytest.mark.parametrize("at", ["2026-10-25T00:30:00", "2026-10-25T01:30:00", "2026-03-29T01:30:00"])

@@ -69,7 +69,8 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, only some namespaces, tables or days) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some namespaces, tables, pairs, pipelines, days or
+    one hour) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -371,6 +372,9 @@ def _narrowed(context: Context) -> bool:
         return True
     is_scheduled = getattr(getattr(dag, "timetable", None), "can_be_scheduled", False)
     if is_scheduled and any(conf.get(name) for name in ("first_day", "last_day", "hour", "window_hours")):
+        return True
+    kind = str(getattr(context.get("dag_run"), "run_type", "")).rpartition(".")[2].lower()
+    if "hour" in dag.params and kind == "backfill":
         return True
     for name, wanted in conf.items():
         if wanted and isinstance(wanted, list) and (is_scheduled or name in ("namespaces", "tables")):

@@ -337,8 +337,13 @@ def judge_twice(hand: _Hand, loads: Loads) -> Verdict:
 
 def judge_reconciliation(hand: _Hand, files: Files | None, loads: Loads | None, rows: Rows) -> Verdict | None:
     """Are the rows of the files those that were loaded, and those that the table has?"""
-    written = files.rows if files is not None else loads.rows if loads is not None else None
-    if written is None:
+    if files is not None:
+        written = files.rows
+    elif loads is not None and loads.loads:
+        # Of an hour that was deleted and loaded again, the last load has all rows.
+        whole = {load.rows for load in loads.loads if load.is_completed}
+        written = rows.count if rows.count in whole else loads.rows
+    else:
         return None
     loaded = None if loads is None else loads.rows
     details = {"files": None if files is None else files.rows, "loaded": loaded, "table": rows.count}

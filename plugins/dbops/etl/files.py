@@ -20,7 +20,6 @@ from dbops.backups.store import Store, StoredObject
 from dbops.errors import FinalError
 from dbops.platform.etl import Format
 
-Piece = bytes | memoryview
 Bytes = npt.NDArray[np.uint8]
 
 AT_ONCE: Final = 8
@@ -116,7 +115,7 @@ def _parquet_rows(store: Store, one: StoredObject) -> int:
         raise FileUnreadable(f"{store.url}/{one.key}: its footer cannot be read: {error}") from None
 
 
-def _decompressed(store: Store, one: StoredObject) -> Iterator[Piece]:
+def _decompressed(store: Store, one: StoredObject) -> Iterator[bytes]:
     raw = store.read(one.key)
     if one.key.endswith(".gz"):
         return _gunzipped(raw, f"{store.url}/{one.key}")
@@ -142,7 +141,7 @@ def _gunzipped(raw: Iterable[bytes], name: str) -> Iterator[bytes]:
         raise FileUnreadable(f"{name}: is cut off: gzip has no end")
 
 
-def count_lines(pieces: Iterable[Piece], *, quoted: bool) -> int:
+def count_lines(pieces: Iterable[bytes], *, quoted: bool) -> int:
     """Lines that are not empty; the last one needs no newline.
 
     :param quoted: a newline within double quotes ends no line (CSV).
@@ -152,9 +151,15 @@ def count_lines(pieces: Iterable[Piece], *, quoted: bool) -> int:
     """Bytes of the line that has begun, without carriage returns at its end."""
     is_inside = False
     for piece in pieces:
-        data: Bytes = np.frombuffer(piece, np.uint8)
-        if not data.size:
+        if not piece:
             continue
+        is_plain = not quoted or (not is_inside and b'"' not in piece)
+        if is_plain and b"\n\n" not in piece and b"\r" not in piece and (length or piece[0] != NEWLINE):
+            count = piece.count(b"\n")  # twice as fast as what follows
+            lines += count
+            length = len(piece) - piece.rfind(b"\n") - 1 if count else length + len(piece)
+            continue
+        data: Bytes = np.frombuffer(piece, np.uint8)
         ends = data == NEWLINE
         if quoted:
             quotes = data == QUOTE

@@ -138,20 +138,16 @@ def hours_to_judge(ledger: Engine, etl: Etl, pipeline: str, hour: datetime, now:
     return sorted(one for one in wanted if one == hour or oldest <= one < hour)[-MOST_HOURS:]
 
 
-def alerts_of(failing: Sequence[Failing], etl: Etl) -> list[Alert]:
-    """One alert for each problem."""
-    roots = [one for one in failing if not _is_consequence(one, failing, etl)]
+def alerts_of(failing: Sequence[Failing], etl: Etl, *, of_now: bool = True) -> list[Alert]:
+    """One alert for each problem.
+
+    :param of_now: also of what was found about now. A run that only judged hours knows no news of that.
+    """
+    roots = [one for one in failing if (of_now or one.hour is not None) and not _is_consequence(one, failing, etl)]
     groups: dict[str, list[Failing]] = {}
     for one in roots:
         groups.setdefault(one.key, []).append(one)
     return [_alert(key, found, etl) for key, found in sorted(groups.items())]
-
-
-def all_keys(etl: Etl) -> set[str]:
-    """The keys of every incident that there may be of these pipelines."""
-    found = {f"{family}/{one.name}" for one in etl.pipelines for family in Family}
-    found |= {f"{SUCCESS}/{one.name}" for one in etl.pipelines}
-    return found | {f"{SCHEDULE}/{one.rule}" for one in etl.pipelines if one.rule}
 
 
 def _is_consequence(one: Failing, failing: Sequence[Failing], etl: Etl) -> bool:

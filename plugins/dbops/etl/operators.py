@@ -158,19 +158,19 @@ class ReportEtl(BaseOperator):
     def execute(self, context: Context) -> dict[str, int]:
         from dbops.alerts.airflow import report
         from dbops.etl.check import etl_of
-        from dbops.etl.incidents import PREFIX, alerts_of, all_keys, failing_now
+        from dbops.etl.incidents import PREFIX, alerts_of, failing_now
         from dbops.ledger import open_incidents
 
         platform: Platform = load_platform()
         etl, ledger = etl_of(platform), open_ledger(platform)
         failing = failing_now(ledger, etl, datetime.now(UTC))
-        alerts = alerts_of(failing, etl)
+        units = context["ti"].xcom_pull(task_ids=self.plan_task)
+        alerts = alerts_of(failing, etl, of_now=any(unit["now"] for unit in units or ()))
         for alert in alerts:
             self.log.warning("%s\n%s", alert.title, alert.what)
-        raised = {alert.key for alert in alerts}
-        ended = sorted((open_incidents(ledger, PREFIX) & all_keys(etl)) - raised)
+        lasting = {alert.key for alert in alerts_of(failing, etl)}
+        ended = sorted(open_incidents(ledger, PREFIX) - lasting)  # those of pipelines that are gone too
         report(context, alerts, ended)
-        units = context["ti"].xcom_pull(task_ids=self.plan_task)
         if units is None:
             raise CouldNotLook(f"task {self.plan_task} left no plan: it failed; clear it and what follows")
         done = list(context["ti"].xcom_pull(task_ids=self.check_task, map_indexes=range(len(units))) or [])

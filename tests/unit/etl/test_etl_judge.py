@@ -134,6 +134,12 @@ def test_what_can_be_known_no_more_is_not_judged_and_not_taken_for_well() -> Non
     assert bad(files=None, rows=rows(99))["etl_reconciliation"] == "error"
 
 
+def test_an_hour_without_files_is_held_against_its_loads_also_when_it_was_loaded_again() -> None:
+    assert bad(files=None, loads=Loads((load(), load()))) == {}
+    assert bad(files=None, loads=Loads((load(rows=60), load(rows=40)))) == {}
+    assert bad(files=None, loads=Loads((load(rows=60),)))["etl_reconciliation"] == "error"
+
+
 def test_values_are_judged_and_an_empty_table_passes_none_of_it() -> None:
     columns = (ColumnFigures("order_id", 2, 0, 0, None, None), ColumnFigures("win_price", 0, 3, 1, -2.0, 101.0))
     assert bad(rows=rows(columns=columns)) == {"etl_nulls": "warn", "etl_ranges": "error"}
