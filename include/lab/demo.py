@@ -23,6 +23,7 @@ from dbops_lab.airflow import Airflow, Client
 from dbops_lab.cli import inbox_table, interruptible, shown
 from dbops_lab.lab import PROJECT, Lab
 from dbops_lab.seed import seed
+from dbops_lab.sync_demo import SyncDemo
 from dbops_lab.traffic import connect, traffic
 from dbops_lab.warehouse_demo import ARCHIVE, WEEKLY, Warehouse
 from rich.console import Console
@@ -122,6 +123,8 @@ def _demonstrate(lab: Lab) -> list[str]:
     problems: list[str] = []
     console.print("The warehouse's old days are archived meanwhile, then it is maintained; see the end.")
     warehouse.begin(client)
+    sync = SyncDemo(lab)
+    sync.begin()
     _title("Full backups of every namespace, through Airflow's API")
     client.unpause(VERIFY)
     rows = _run(client, full, problems)
@@ -159,6 +162,10 @@ def _demonstrate(lab: Lab) -> list[str]:
     problems += warehouse.problems
     rows += [Row(run.workflow, run.id, run.state, run.seconds, run.rows, run.bytes) for run in warehouse.runs]
     console.print(warehouse.table())
+
+    _title("The data: drift between PostgreSQL and Aerospike, and a load that lost a file, were found and put right")
+    problems += sync.end()
+    console.print(sync.table())
 
     _report(rows)
     _objectives(platform, store, problems)

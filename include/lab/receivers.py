@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import email
 import email.policy
@@ -146,6 +147,11 @@ class Receivers:
             subject=str(message["subject"] or ""),
             body=bodies.get("text/plain", ""),
             html=bodies.get("text/html", ""),
+            attached={
+                part.get_filename(): base64.b64encode(part.get_payload(decode=True)).decode()
+                for part in message.walk()
+                if part.get_filename()
+            },
         )
         return f"{status} the lab was told to fail" if status else "250 Message accepted for delivery"
 

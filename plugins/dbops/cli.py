@@ -28,6 +28,7 @@ OWN = {
     "drill": ("dbops.aerospike.cli:drill_app", "Restore for practice: to the scratch cluster, compared and timed."),
     "postgres": ("dbops.postgres.cli:app", "PostgreSQL: look at its health, report, plan and do maintenance."),
     "sync": ("dbops.sync.cli:app", "Compare Aerospike with PostgreSQL, and put right what differs."),
+    "consistency": ("dbops.consistency.cli:app", "Compare PostgreSQL, Aerospike and Redshift with each other."),
     "etl": ("dbops.etl.cli:app", "Check the pipelines that load the warehouse, hour by hour."),
     "redshift": ("dbops.redshift.cli:app", "Maintenance, snapshots, restores and rights of the warehouse."),
     "archive": (

@@ -65,6 +65,7 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "backup_retention_apac",
         "backup_retention_eu",
         "backup_rpo",
+        "data_quality",
         "etl_checks",
         "postgres_audit",
         "postgres_backup",

@@ -133,7 +133,7 @@ def test_what_cannot_be_looked_at_fails_the_run_and_hides_no_other(
             cursor.execute("alter table campaigns rename column total to budget_total")
     checks = world.checks()
     assert (checks["eu/spend.spend"].ok, checks["eu/spend.spend"].value) == (False, 1)
-    assert "could not look" in checks["eu campaigns"].message
+    assert "could not look" in checks["eu/bidder.orders"].message
     assert {key for key, row in world.incidents().items() if row.resolved_at is None} == {
         "sync_validation/eu/spend.spend", "failed/sync_validation",
     }  # fmt: skip

@@ -52,7 +52,8 @@ def test_it_has_the_dags_and_pools_of_the_lab_and_no_other(client: Client) -> No
     clusters = PLATFORM.aerospike.clusters
     wanted = {f"aerospike_backup_{kind.name}_{cluster.name}" for cluster in clusters for kind in cluster.backup_kinds}
     wanted |= {f"backup_retention_{cluster.name}" for cluster in clusters} | {"aerospike_backup_verify"}
-    wanted |= {"aerospike_restore", "aerospike_restore_drill", "backup_rpo", "sync_validation", "etl_checks"}
+    wanted |= {"aerospike_restore", "aerospike_restore_drill", "backup_rpo"}
+    wanted |= {"sync_validation", "etl_checks", "data_quality"}
     wanted |= {"postgres_health", "postgres_report", "postgres_maintenance"}
     wanted |= {"postgres_change_guard", "postgres_audit"}
     wanted |= {"postgres_backup", "postgres_backup_drill", "postgres_rpo"}

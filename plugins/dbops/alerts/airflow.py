@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -67,8 +69,8 @@ def run_failed(context: Context, *, severity: Severity, runbook: str) -> None:
 def resolve_on_success(context: Context) -> None:
     """A DAG's `on_success_callback`: what failed or was late has ended.
 
-    A run that did less than the schedule would have (a dry run, only some `namespaces`, `tables`, `pipelines` or days,
-    one `hour`) ends nothing.
+    A run that did less than the schedule would have (a dry run, only some namespaces, tables, pairs, pipelines, days or
+    one hour) ends nothing.
     """
     with _unharmed("the end of an alert"):
         dag_id, run_id = _run(context)
@@ -243,7 +245,7 @@ class PagerDutyChannel:
 
 
 class MailChannel:
-    """Sends a mail when a problem begins; its end is no mail."""
+    """Sends a mail when a problem begins; its end is no mail. Charts are parts of it, so that nothing is loaded."""
 
     def __init__(self, conn_id: str, to: Sequence[str]) -> None:
         self._conn_id, self._to = conn_id, list(to)
@@ -256,8 +258,16 @@ class MailChannel:
         if notice.state == "resolved":
             return
         subject, html = texts.email(notice)
-        with SmtpHook(smtp_conn_id=self._conn_id) as hook:
-            hook.send_email_smtp(to=self._to, subject=subject, html_content=html)
+        with TemporaryDirectory() as folder, SmtpHook(smtp_conn_id=self._conn_id) as hook:
+            files = []
+            for name, body in texts.images(notice).items():
+                path = Path(folder) / name  # the hook names a part by its file, which is how the HTML refers to it
+                path.write_bytes(body)
+                files.append(str(path))
+            hook.send_email_smtp(
+                to=self._to, subject=subject, html_content=html, files=files,
+                mime_subtype="related" if files else "mixed",
+            )  # fmt: skip
 
 
 def channels(platform: Platform) -> dict[str, Channel]:
@@ -358,17 +368,21 @@ def _title(context: Context, dag_id: str, verb: str) -> str:
 
 
 def _narrowed(context: Context) -> bool:
-    conf, params = getattr(context.get("dag_run"), "conf", None) or {}, context["dag"].params
-    if conf.get("dry_run") or ("tables" in params and (conf.get("first_day") or conf.get("last_day"))):
+    """Whether a person has asked this run for less than the DAG does by itself."""
+    dag, conf = context["dag"], getattr(context.get("dag_run"), "conf", None) or {}
+    if conf.get("dry_run"):
+        return True
+    is_scheduled = getattr(getattr(dag, "timetable", None), "can_be_scheduled", False)
+    if is_scheduled and any(conf.get(name) for name in ("first_day", "last_day", "hour", "window_hours")):
         return True
     kind = str(getattr(context.get("dag_run"), "run_type", "")).rpartition(".")[2].lower()
-    if "hour" in params and (conf.get("hour") or kind == "backfill"):
+    if "hour" in dag.params and kind == "backfill":
         return True
-    for name in ("namespaces", "tables", "pipelines"):
-        wanted: Sequence[str] = conf.get(name) or ()
-        offered = set(params.get(name) or ())
-        if wanted and (not offered or set(wanted) < offered):
-            return True
+    for name, wanted in conf.items():
+        if wanted and isinstance(wanted, list) and (is_scheduled or name in ("namespaces", "tables")):
+            offered = set(dag.params.get(name) or ())
+            if not offered or set(wanted) < offered:
+                return True
     return False
 
 

@@ -6,10 +6,13 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from dbops.platform import Severity
 from dbops.redact import redact
+
+if TYPE_CHECKING:
+    from dbops.ledger.trends import Trend
 
 LONGEST_DEDUP_KEY = 255
 """https://developer.pagerduty.com/docs/send-alert-event"""
@@ -26,6 +29,7 @@ class Alert:
     :param value: what was measured, with its unit; `limit` is what it should have kept.
     :param run_url: where it was seen; the same place again is not counted as another time.
     :param runbook: name of a page in include/runbooks, without `.md`.
+    :param trends: checks whose last weeks a mail shows as charts; other channels leave them out.
     """
 
     severity: Severity
@@ -37,6 +41,7 @@ class Alert:
     limit: str | None = None
     run_url: str | None = None
     runbook: str | None = None
+    trends: tuple[Trend, ...] = ()
 
     def redacted(self, secrets: Iterable[str]) -> Alert:
         """The same alert without any secret in a text that leaves this process."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dbops.alerts.alert import Notice
 from dbops.platform import Severity, duration_text
+
+if TYPE_CHECKING:
+    from dbops.ledger.trends import Trend
 
 SLACK_LONGEST_SECTION = 3000  # https://docs.slack.dev/reference/block-kit/blocks/section-block
 SLACK_LONGEST_TITLE = 300
@@ -88,15 +91,74 @@ def pagerduty(notice: Notice) -> dict[str, Any]:
 
 
 def email(notice: Notice) -> tuple[str, str]:
-    """Subject and HTML body."""
+    """Subject and HTML body; `images` are what its charts show."""
     what = escape(notice.alert.what).replace("\n", "<br>")
     rows = [f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts(notice)]
     where = [f'<a href="{escape(address)}">{name}</a>' if "://" in address else f"{name}: {escape(address)}"
              for name, address in links(notice)]  # fmt: skip
     parts = [f"<p>{what}</p>", f"<table>{''.join(rows)}</table>", f"<p>{' | '.join(where)}</p>"]
+    if notice.alert.trends:
+        parts.insert(1, _trend_table(notice.alert.trends))
     if notice.remark:
         parts.append(f"<p>{escape(notice.remark)}</p>")
-    return headline(notice), "\n".join(parts)
+    body = "\n".join(parts)
+    return headline(notice), f'<div style="font-family:Helvetica,Arial,sans-serif;font-size:14px">\n{body}\n</div>'
+
+
+def images(notice: Notice) -> dict[str, bytes]:
+    """The charts of a mail, by the name that its HTML gives them (`cid:<name>`)."""
+    from dbops.alerts.chart import chart
+
+    made = {}
+    for number, one in enumerate(notice.alert.trends):
+        days = one.each_day()
+        values = [None if day is None else one.worst(day) for day in days]
+        made[_image(number)] = chart(values, [bool(day and day.failed) for day in days], one.limit)
+    return made
+
+
+def _image(number: int) -> str:
+    return f"trend{number}.png"
+
+
+def _trend_table(trends: tuple[Trend, ...]) -> str:
+    """A row for each check: how it is now, how often it failed, and the worst value of each day as a chart."""
+    cell = "padding:3px 12px 3px 0;border-bottom:1px solid #ddd;vertical-align:middle"
+    head = "".join(
+        f'<th align="{side}" style="{cell};color:#666;font-weight:normal">{name}</th>'
+        for name, side in (("check", "left"), ("now", "right"), ("limit", "right"), ("failed", "right"), ("", "left"))
+    )
+    rows = []
+    for number, one in enumerate(trends):
+        unit = f" {one.unit}" if one.unit else ""
+        now = "could not look" if one.value is None and not one.ok else _figure(one.value)
+        first, last = one.days[0].day, one.days[-1].day
+        span = f"{first:%d %b}" if first == last else f"{first:%d %b} to {last:%d %b}"
+        colour = "#222" if one.ok else "#c82626"
+        picture = (
+            f'<img src="cid:{_image(number)}" width="160" height="32" alt="{one.failed} of {one.seen} failed" '
+            f'style="display:block"><span style="color:#888;font-size:11px">{span}, most {_figure(_most(one))}</span>'
+        )
+        name = f'<span style="color:#888">{escape(one.name)}</span><br><b>{escape(one.target)}</b>'
+        rows.append(
+            f'<tr style="color:{colour}"><td style="{cell}">{name}</td>'
+            f'<td align="right" style="{cell}">{escape(now + (unit if one.value is not None else ""))}</td>'
+            f'<td align="right" style="{cell}">{_figure(one.limit)}</td>'
+            f'<td align="right" style="{cell}">{one.failed:,} of {one.seen:,}</td>'
+            f'<td style="{cell}">{picture}</td></tr>'
+        )
+    style = "border-collapse:collapse;font-size:13px"
+    return f'<table style="{style}"><tr>{head}</tr>{"".join(rows)}</table>'
+
+
+def _most(trend: Trend) -> float | None:
+    return max((one.high for one in trend.days if one.high is not None), default=None)
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.4g}"
 
 
 def _slack(text: str, longest: int = SLACK_LONGEST_SECTION) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sqlalchemy import Engine
 
@@ -15,8 +18,11 @@ from dbops.connections import from_env
 from dbops.ledger import session
 from dbops.ledger.rebuild import rebuild as rebuild_ledger
 from dbops.ledger.rebuild import rebuild_archive
+from dbops.ledger.trends import trends
 from dbops.platform import Platform, load_platform
 from dbops.redshift.archive_parts import open_place
+
+BARS = "▁▂▃▄▅▆▇█"
 
 app = typer.Typer(help="The record of what was done: migrate it, look at it, rebuild it.", no_args_is_help=True)
 
@@ -90,6 +96,44 @@ def rebuild(as_json: Json = False) -> None:
         )
     if report.unreadable:
         raise typer.Exit(1)
+
+
+@app.command()
+def checks(
+    name: Annotated[
+        list[str] | None, typer.Option("--name", "-n", help="What names begin with; may be repeated. Default: all.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=366, help="How far back.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """Show how checks have been: the newest result of each target, how often it failed, the worst value of each day.
+
+    Exit codes: 0 every newest result is well; 1 one is not; 2 wrong usage.
+    """
+    found = trends(_engine(load_platform()), name or [""], datetime.now(UTC) - timedelta(days=days))
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=2, default=str))
+    else:
+        table = Table("check", "target", "newest", "value", "limit", "failed", "worst of each day", "message")
+        for one in found:
+            values = [None if day is None else one.worst(day) for day in one.each_day()]
+            table.add_row(
+                one.name, one.target, f"{one.at:%Y-%m-%d %H:%M}", "-" if one.value is None else f"{one.value:,g}",
+                "-" if one.limit is None else f"{one.limit:,g}", f"{one.failed:,} of {one.seen:,}", _bars(values),
+                escape(one.message), style=None if one.ok else "red",
+            )  # fmt: skip
+        Console(highlight=False).print(table)
+    if not all(one.ok for one in found):
+        raise typer.Exit(1)
+
+
+def _bars(values: Sequence[float | None]) -> str:
+    """A bar for each value, as high as its share of the highest; a gap where there is none."""
+    most = max([value for value in values if value is not None], default=0.0)
+    return "".join(
+        " " if value is None else BARS[round(max(0.0, value) / most * (len(BARS) - 1)) if most > 0 else 0]
+        for value in values
+    )
 
 
 def _engine(platform: Platform) -> Engine:

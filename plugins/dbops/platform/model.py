@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from dbops.platform.consistency import NUMBERS, Consistency
 from dbops.platform.etl import Etl
 from dbops.platform.fields import (
     Bucket,
@@ -50,7 +51,7 @@ from dbops.platform.fields import (
 )
 from dbops.platform.postgres import Postgres
 from dbops.platform.redshift import Redshift
-from dbops.platform.sync import Sync
+from dbops.platform.sync import Sync, key_parts
 
 MAX_SLICES_OF_A_RUN = 1024  # Airflow's default for [core] max_map_length, and the limit of one mapped task
 
@@ -425,6 +426,8 @@ class Platform(Model):
     """None: this platform has no PostgreSQL that is looked after."""
     sync: Sync | None = None
     """None: nothing is carried from PostgreSQL to Aerospike."""
+    consistency: Consistency | None = None
+    """None: the three databases are not compared with each other."""
     etl: Etl | None = None
     """None: nothing that is watched loads the warehouse."""
 
@@ -464,6 +467,31 @@ class Platform(Model):
                     problems.append((("pairs", number, "clusters", index), f"{cluster!r} is no Aerospike cluster"))
                 elif pair.namespace not in known[cluster]:
                     problems.append((("pairs", number, "namespace"), f"cluster {cluster} has none of that name"))
+        refuse(problems)
+        return value
+
+    @field_validator("consistency")
+    @classmethod
+    def _of_known_pairs(cls, value: Consistency | None, info: ValidationInfo) -> Consistency | None:
+        if value is None or not {"sync", "redshift"} <= info.data.keys():  # what is wrong there is said there
+            return value
+        sync = info.data["sync"]
+        if sync is None or info.data["redshift"] is None:
+            raise ValueError("compares what the sections `sync` and `redshift` describe: both are needed")
+        pairs = {pair.name: pair for pair in sync.pairs}
+        problems: list[tuple[Sequence[str], str]] = [
+            ((name, "pair"), f"{part.pair!r} is no pair of `sync`; there are {', '.join(pairs)}")
+            for name, part in (("spend", value.spend), ("campaigns", value.campaigns))
+            if part is not None and part.pair not in pairs
+        ]
+        if value.spend is not None and value.spend.pair in pairs:
+            pair = pairs[value.spend.pair]
+            if not any(one.column == value.spend.amount and one.form in NUMBERS for one in pair.columns):
+                problems.append((("spend", "amount"), f"pair {pair.name} maps no such column to a bin with a number"))
+        if value.campaigns is not None and value.campaigns.pair in pairs:
+            key = pairs[value.campaigns.pair].key
+            if len(key_parts(key)) != 1 or not key.startswith("{"):
+                problems.append((("campaigns", "pair"), f"its key is {key}, which is not one column"))
         refuse(problems)
         return value
 

@@ -150,7 +150,8 @@ class ReportValidation(BaseOperator):
             mine = [n for n, unit in enumerate(units) if (unit["pair"], unit["cluster"]) == place]
             parts = [documents[n] for n in mine if n < len(documents) and documents[n] is not None]
             if len(parts) < len(mine):
-                missing.append(f"{place[1]} {place[0]}")
+                pair = _sync(platform).pair(place[0])
+                missing.append(f"{place[1]}/{pair.namespace}.{pair.set}")
             else:
                 results.append([result_of(part) for part in parts])
         done = _remember(context, platform, results, missing)

@@ -169,6 +169,14 @@ class Snapshot:
 
     # ------------------------------------------------------------------ statements
 
+    def ask(self, text: str, values: Sequence[Any], **parts: sql.Composable) -> list[Any]:
+        """The rows of a statement whose {table}, {key} and {alive} are those of the pair.
+
+        :param values: for its %s; :param parts: for its other {names}.
+        """
+        known = {"table": self._table, "key": self.key, "alive": self.alive}
+        return self._rows(sql.SQL(text).format(**known | parts), values)
+
     @property
     def _table(self) -> sql.Identifier:
         return sql.Identifier(*self.pair.table.split("."))
@@ -380,9 +388,9 @@ class Snapshot:
         )
         return [(row[0], None if row[1] is None else float(row[1]), tuple(row[2:])) for row in self._rows(query)]
 
-    def _rows(self, query: sql.Composable) -> list[Any]:
+    def _rows(self, query: sql.Composable, values: Sequence[Any] | None = None) -> list[Any]:
         with self._asking(), self._connection.cursor() as cursor:
-            cursor.execute(query)
+            cursor.execute(query, values)
             return list(cursor.fetchall())
 
     @contextlib.contextmanager

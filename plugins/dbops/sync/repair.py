@@ -148,17 +148,9 @@ def directly(
     from aerospike.exception import AerospikeError, RecordNotFound
 
     rows = _rows(sync, pair, postgres, plan)
-    config: dict[str, Any] = {"hosts": list(access.seeds), "use_services_alternate": access.alternate_addresses}
-    if access.user:
-        config |= {"user": access.user, "password": access.password}
-    if access.tls:
-        config["hosts"] = [(host, port, access.tls.name or host) for host, port in access.seeds]
-        config["tls"] = {"enable": True, "cafile": access.tls.ca_file}
-        if access.tls.cert_file:
-            config["tls"] |= {"certfile": access.tls.cert_file, "keyfile": access.tls.key_file}
     done = {"published": 0, "removed": 0}
     try:
-        client = aerospike.client(config).connect()
+        client = official_client(access)
         try:
             for one in plan:
                 digest = bytes.fromhex(one.digest)
@@ -181,6 +173,24 @@ def directly(
     except AerospikeError as error:
         raise RetryableError(f"repair {access.cluster}/{pair.namespace}.{pair.set}: {error}") from None
     return done
+
+
+def official_client(access: Access) -> Any:
+    """A connected official client.
+
+    :raises AerospikeError: nothing answers.
+    """
+    import aerospike
+
+    config: dict[str, Any] = {"hosts": list(access.seeds), "use_services_alternate": access.alternate_addresses}
+    if access.user:
+        config |= {"user": access.user, "password": access.password}
+    if access.tls:
+        config["hosts"] = [(host, port, access.tls.name or host) for host, port in access.seeds]
+        config["tls"] = {"enable": True, "cafile": access.tls.ca_file}
+        if access.tls.cert_file:
+            config["tls"] |= {"certfile": access.tls.cert_file, "keyfile": access.tls.key_file}
+    return aerospike.client(config).connect()
 
 
 def _rows(

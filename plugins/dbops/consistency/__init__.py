@@ -1,0 +1,1 @@
+"""Is the same in PostgreSQL, Aerospike and Redshift: what was spent, and which campaigns there are. Imports nothing."""
