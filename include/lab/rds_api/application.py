@@ -190,7 +190,10 @@ class RdsApi:
             for name, snapshot in list(region.database_snapshots.items()):
                 if getattr(snapshot, "is_real", False) and not name.startswith("rds:"):
                     del region.database_snapshots[name]
-        instances.orders.__dict__ |= instances.Orders().__dict__
+        fresh = instances.Orders()
+        instances.orders.seconds |= fresh.seconds
+        instances.orders.restores.clear()
+        instances.orders.instances, instances.orders.snapshots = fresh.instances, fresh.snapshots
         names.names.seconds |= names.Names().seconds
         self._nameserver.silent = False
         return {}
@@ -268,8 +271,8 @@ def keep_secrets(port: int, secrets: Mapping[str, str]) -> None:
 def take(port: int, **seconds: float) -> None:
     """How much longer than its work a `snapshot`, `copy`, `restore` or `delete` takes from now on.
 
-    `archive`: between two rounds; LatestRestorableTime is as old. `route53`: a change is PENDING so long. `dns`: how
-    much longer nameservers answer with what was before.
+    `archive`: between two rounds, so old may LatestRestorableTime be. `day`: between automated backups. `route53`: a
+    change is PENDING so long. `dns`: how much longer nameservers answer with what was before.
     """
     _post(port, "/seconds", seconds)
 

@@ -196,6 +196,34 @@ def test_a_restore_passes_through_its_states_or_ends_in_the_one_that_was_ordered
         assert "Endpoint" not in lab_rds.wait(name, status)
 
 
+def test_every_day_has_its_backup_and_moments_before_the_retention_period_go(lab_rds: LabRds, table: str) -> None:
+    fill(lab_rds, table)
+    first = earliest(lab_rds)
+    archive = lab_rds.server.data.with_name(f"{lab_rds.server.data.name}.archive")
+    kept = min(path.name for path in archive.iterdir() if len(path.name) == 24)
+    lab_rds.take(archive=0.05, day=0.5)
+    lab_rds.client("rds").modify_db_instance(
+        DBInstanceIdentifier=lab_rds.name, BackupRetentionPeriod=1, ApplyImmediately=True
+    )
+    moment = lab_rds.past(now(lab_rds))
+    time.sleep(1.5)
+    restore(lab_rds, "restored", moment)
+    lab_rds.wait("restored")
+    assert checksum(lab_rds, table, "restored") == checksum(lab_rds, table)
+    assert earliest(lab_rds) == first
+    lab_rds.client("rds").modify_db_instance(
+        DBInstanceIdentifier=lab_rds.name, BackupRetentionPeriod=0, ApplyImmediately=True
+    )  # as if a day were over: no moment of the past is kept
+    while min(path.name for path in archive.iterdir() if len(path.name) == 24) == kept:
+        time.sleep(0.05)
+    lab_rds.clean()
+    assert earliest(lab_rds) > first
+    lab_rds.past(earliest(lab_rds))
+    restore(lab_rds, "again")
+    lab_rds.wait("again")
+    assert checksum(lab_rds, table, "again") == checksum(lab_rds, table)
+
+
 # ------------------------------------------------------------------------------------------------- deletion
 
 
