@@ -142,7 +142,7 @@ class LabBackend(RDSBackend):
         """The instance of a server that runs."""
         made = self.create_db_instance({**words, "is_real": True})
         assert isinstance(made, LabInstance)
-        made.registered = {key: value for key, value in words.items() if key != "kms_key_id"}
+        made.registered = dict(words)
         made.server = server
         self.begin(made)
         return made
@@ -282,6 +282,8 @@ class LabBackend(RDSBackend):
         if source.status != "available":
             text = f"The source snapshot {source_db_snapshot_identifier} is in {source.status} state."
             raise RDSClientError("InvalidDBSnapshotState", text)
+        if source.encrypted and source.region != self.region_name and not words.get("kms_key_id"):
+            raise InvalidParameterValue("Must specify new KMS key for cross region encrypted snapshot copy.")
         self._room_for_snapshot(target_db_snapshot_identifier)
         made = super().copy_db_snapshot(source_db_snapshot_identifier, target_db_snapshot_identifier, *args, **words)
         assert isinstance(made, LabSnapshot)

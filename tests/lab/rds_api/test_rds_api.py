@@ -322,6 +322,22 @@ def test_a_snapshot_holds_the_data_of_its_moment_also_in_another_region(rds: Lab
         assert cursor.fetchone() == before
 
 
+def test_an_encrypted_snapshot_goes_to_another_region_only_with_a_key_of_that_region(lab_rds: LabRds) -> None:
+    lab_rds.order(encrypted=True)
+    lab_rds.client("rds").create_db_snapshot(DBInstanceIdentifier=lab_rds.name, DBSnapshotIdentifier="secret")
+    found = lab_rds.wait_snapshot("secret")
+    assert found["Encrypted"]
+    far = lab_rds.client("rds", "eu-central-1")
+    ask = {"SourceDBSnapshotIdentifier": found["DBSnapshotArn"], "TargetDBSnapshotIdentifier": "secret-far"}
+    assert code(lambda: far.copy_db_snapshot(**ask)) == "InvalidParameterValue"
+    assert code(lambda: far.copy_db_snapshot(**ask, KmsKeyId="nobody")) == "KMSKeyNotAccessibleFault"
+    key = lab_rds.client("kms", "eu-central-1").create_key()["KeyMetadata"]["Arn"]
+    far.copy_db_snapshot(**ask, KmsKeyId=key)
+    assert lab_rds.wait_snapshot("secret-far", "eu-central-1")["KmsKeyId"] == key
+    lab_rds.clean()
+    assert not lab_rds.describe()["StorageEncrypted"]
+
+
 def test_snapshots_that_are_taken_too_many_or_automated_are_refused(lab_rds: LabRds) -> None:
     client = lab_rds.client("rds")
     lab_rds.plant("foreign", tags={"made-by": "somebody"}, age=3600)
