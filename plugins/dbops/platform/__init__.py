@@ -22,6 +22,7 @@ from dbops.platform.model import (
     Storage,
 )
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
+from dbops.platform.postgres_backup import ExportScratch, PostgresExport, PostgresExports, PostgresRds
 from dbops.platform.redshift import (
     Archive,
     ArchiveTable,
@@ -46,6 +47,7 @@ __all__ = [
     "BackupEncryption",
     "BackupKind",
     "Engine",
+    "ExportScratch",
     "Grantee",
     "Health",
     "LegalHold",
@@ -57,8 +59,11 @@ __all__ = [
     "PlatformError",
     "PlatformFileError",
     "Postgres",
+    "PostgresExport",
+    "PostgresExports",
     "PostgresHealth",
     "PostgresMaintenance",
+    "PostgresRds",
     "Problem",
     "Redshift",
     "Retention",

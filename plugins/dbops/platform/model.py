@@ -480,6 +480,11 @@ class Platform(Model):
                 object.__setattr__(self.redshift, "aws_connection", self.storage.connection)
             if self.redshift.region is None:
                 object.__setattr__(self.redshift, "region", self.storage.region)
+        if self.postgres is not None:
+            if self.postgres.aws_connection is None:
+                object.__setattr__(self.postgres, "aws_connection", self.storage.connection)
+            if self.postgres.region is None:
+                object.__setattr__(self.postgres, "region", self.storage.region)
         for cluster in self.aerospike.clusters:
             if cluster.objectives is None:
                 object.__setattr__(cluster, "objectives", self.objectives.aerospike)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from dbops.platform.fields import (
     ConnectionId,
@@ -14,13 +14,15 @@ from dbops.platform.fields import (
     Model,
     Name,
     Number,
+    Region,
     Whole,
     duration_text,
+    inherited,
+    refuse,
     unique,
 )
+from dbops.platform.postgres_backup import DatabaseName, PostgresExports, PostgresRds
 from dbops.platform.redshift import Percent, TableName, Window
-
-DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
 
 
 class PostgresSchedules(Model):
@@ -28,6 +30,9 @@ class PostgresSchedules(Model):
 
     report: Cron = "0 7 * * *"
     maintenance: Cron = "30 2 * * *"
+    backup: Cron = "30 0 * * *"
+    """After the automated backup of RDS, which is looked at."""
+    drill: Cron = "0 5 * * 6"
 
 
 class DurationLevels(Model):
@@ -140,3 +145,28 @@ class Postgres(Model):
     schedules: PostgresSchedules = Field(default_factory=PostgresSchedules)
     health: PostgresHealth = Field(default_factory=PostgresHealth)
     maintenance: PostgresMaintenance = Field(default_factory=PostgresMaintenance)
+    aws_connection: ConnectionId = Field(default_factory=inherited)
+    """For what RDS does. Default: that of the storage."""
+    region: Region = Field(default_factory=inherited)
+    """Default: that of the storage."""
+    rds: PostgresRds | None = None
+    """None: the instance is not on RDS."""
+    exports: PostgresExports | None = None
+    """None: nothing is exported."""
+
+    @field_validator("rds")
+    @classmethod
+    def _copies_go_elsewhere(cls, value: PostgresRds | None, info: ValidationInfo) -> PostgresRds | None:
+        if value is not None and value.copy_region is not None and value.copy_region == info.data.get("region"):
+            refuse([(("copy_region",), "is the region of the instance: a copy is there for the loss of that one")])
+        return value
+
+    @field_validator("exports")
+    @classmethod
+    def _drills_go_elsewhere(cls, value: PostgresExports | None, info: ValidationInfo) -> PostgresExports | None:
+        """A drill makes and drops databases: it gets no connection that anything else uses."""
+        scratch = value.scratch if value is not None else None
+        for name in ("connection", "maintenance_connection"):
+            if scratch is not None and scratch.connection == info.data.get(name):
+                refuse([(("scratch", "connection"), f"is that of `postgres.{name}`: drills need one of their own")])
+        return value
