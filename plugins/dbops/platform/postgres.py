@@ -22,6 +22,7 @@ from dbops.platform.fields import (
     unique,
 )
 from dbops.platform.postgres_backup import DatabaseName, PostgresExports, PostgresRds
+from dbops.platform.postgres_recovery import PostgresRecovery
 from dbops.platform.redshift import Percent, TableName, Window
 
 
@@ -153,6 +154,8 @@ class Postgres(Model):
     """None: the instance is not on RDS."""
     exports: PostgresExports | None = None
     """None: nothing is exported."""
+    recovery: PostgresRecovery | None = None
+    """None: no recovery to a moment by this package."""
 
     @field_validator("rds")
     @classmethod
