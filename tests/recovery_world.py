@@ -63,7 +63,12 @@ class RecoveryWorld:
         platform = yaml.safe_load((PROJECT / "include/platform/lab.yaml").read_text())
         section = {
             "validations": [
-                {"name": "accounts", "database": "exchange", "query": f"select count(*) from {self.table}", "at_least": 1}
+                {
+                    "name": "accounts",
+                    "database": "exchange",
+                    "query": f"select count(*) from {self.table}",
+                    "at_least": 1,
+                }
             ],
             "tables": [{"database": "exchange", "table": name} for name in (self.table, self.log)],
             "record": {"zone": self.rds.zone_id, "name": self.rds.cname, "nameserver": self.rds.nameserver},
@@ -110,9 +115,7 @@ class RecoveryWorld:
     def begin(self, at: datetime | str, run: str | None = None, **words: Any) -> RecoveryPlan:
         text = at if isinstance(at, str) else at.isoformat()
         run = run or f"test/{secrets.token_hex(4)}"
-        return recovery.begin(
-            self.open(), run=run, reason="a test", at=text, asked_at=datetime.now(UTC), **words
-        )
+        return recovery.begin(self.open(), run=run, reason="a test", at=text, asked_at=datetime.now(UTC), **words)
 
     def wait(self, work: Work, plan: RecoveryPlan, seconds: float = 30) -> Any:
         """Ask for a step until it is done, each time as a new process would."""

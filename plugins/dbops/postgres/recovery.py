@@ -562,7 +562,12 @@ def roll_back_dns(world: World, plan: RecoveryPlan) -> bool:
             except RecordRefused as problem:
                 raise RecordRefused(f"roll back: {problem}. Look who changed it, and why") from None
             work.after(change=change, switched=True, **plan.record.model_dump())
-        return _followed(world, plan, work, str(work.step.after["change"]), plan.record.value)
+        is_back = _followed(world, plan, work, str(work.step.after["change"]), plan.record.value)
+    approval = state.step("approve")
+    if is_back and approval is not None and approval.outcome == "done":
+        void = {"outcome": "skipped", "message": f"{approval.message}; it was rolled back and has to be approved again"}
+        state.note(plan.run, approval.model_copy(update=void))
+    return is_back
 
 
 def roll_back_deployments(world: World, plan: RecoveryPlan) -> bool:

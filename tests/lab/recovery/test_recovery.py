@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 import pytest
 from dbops.aws import as_dict
 from dbops.postgres import recovery
-from dbops.postgres.recovery import Findings, NotFollowed, ValidationFailed
-from dbops.postgres.recovery_apps import RolloutFailed
-from recovery_world import API, NAMESPACE, SYNCER, RecoveryWorld
+from dbops.postgres.recovery import Findings
+from recovery_world import API, SYNCER, RecoveryWorld
 
 
 def test_a_recovery_brings_back_exactly_the_rows_as_of_the_chosen_second_and_everybody_follows(
@@ -46,8 +41,13 @@ def test_a_recovery_brings_back_exactly_the_rows_as_of_the_chosen_second_and_eve
     assert report.in_time
     assert report.switched_from == world.rds.describe()["Endpoint"]["Address"]
     assert report.terraform == url
-    assert f'id = "{plan.target}"' in world.store.get(url.removeprefix(f"{world.store.url}/")).decode().replace("  ", " ")
-    assert "accounts" in Findings.model_validate_json(world.store.get(f"recoveries/postgres/{plan.target}/findings.json")).describe()
+    assert f'id = "{plan.target}"' in world.store.get(url.removeprefix(f"{world.store.url}/")).decode().replace(
+        "  ", " "
+    )
+    assert (
+        "accounts"
+        in Findings.model_validate_json(world.store.get(f"recoveries/postgres/{plan.target}/findings.json")).describe()
+    )
     steps = recovery.Recovery(world.store, plan.target, None).steps()
     assert {step.outcome for step in steps.values()} == {"done"}
     assert steps["switch"].before["value"] == report.switched_from
@@ -63,7 +63,9 @@ def test_the_new_instance_is_set_up_as_the_source_and_not_as_rds_would(world: Re
         assert made[name] == source[name], name
     assert made["DBSubnetGroup"]["DBSubnetGroupName"] == source["DBSubnetGroup"]["DBSubnetGroupName"]
     assert made["VpcSecurityGroups"] == source["VpcSecurityGroups"]
-    assert made["DBParameterGroups"][0]["DBParameterGroupName"] == source["DBParameterGroups"][0]["DBParameterGroupName"]
+    assert (
+        made["DBParameterGroups"][0]["DBParameterGroupName"] == source["DBParameterGroups"][0]["DBParameterGroupName"]
+    )
     assert made["OptionGroupMemberships"] == source["OptionGroupMemberships"]
     tags = as_dict(made["TagList"])
     assert tags.items() >= as_dict(source["TagList"]).items()
