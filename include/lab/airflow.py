@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dbops.errors import DbopsError
+from dbops_lab import rds
 from dbops_lab.lab import PROJECT, Lab, Progress
 from dbops_lab.supervisor import Part, StartFailed, direct, listens, write_private
 
@@ -24,6 +25,7 @@ PREFERRED_PORT = 8080
 PARALLELISM = 4
 PRELOAD = Path(__file__).parent / "preload"
 START_SECONDS = 150.0
+SECRETS_BACKEND = "airflow.providers.amazon.aws.secrets.secrets_manager.SecretsManagerBackend"
 COMPONENTS = ("airflow-api", "airflow-scheduler", "airflow-dag-processor")
 
 
@@ -80,16 +82,29 @@ class Airflow:
             "API__SECRET_KEY": keys["api"],
             "API_AUTH__JWT_SECRET": keys["jwt"],
             "LOGGING__BASE_LOG_FOLDER": str(self.home / "logs"),
+            **self._secrets_backend(),
             "USAGE_DATA_COLLECTION__ENABLED": "False",
         }
+        kept = {f"AIRFLOW_CONN_{conn_id.upper()}" for conn_id in rds.CONNECTIONS}
         return {
-            **self.lab.environment(),
+            **{name: value for name, value in self.lab.environment().items() if name not in kept},
             "AIRFLOW_HOME": str(self.home),
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
             # Numba threads and BLAS pools are of no use in a task and cost memory in each.
             "OMP_NUM_THREADS": "1",
             "OPENBLAS_NUM_THREADS": "1",
         }
+
+    @staticmethod
+    def _secrets_backend() -> dict[str, str]:
+        """The logins of the application's database come from Secrets Manager; nothing else is looked for there."""
+        words = {
+            "connections_prefix": rds.PREFIX,
+            "connections_lookup_pattern": f"^({'|'.join(rds.CONNECTIONS)})$",
+            "variables_lookup_pattern": "^$",
+            "config_lookup_pattern": "^$",
+        }
+        return {"SECRETS__BACKEND": SECRETS_BACKEND, "SECRETS__BACKEND_KWARGS": json.dumps(words)}
 
     def up(self, progress: Progress = lambda part, what: None) -> None:
         """Migrate, import the pools, start the components, wait until they are healthy and the engine compiled.

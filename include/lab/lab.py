@@ -1,4 +1,4 @@
-"""One lab: PostgreSQL, Redshift, S3, receivers, three Aerospike clusters, with all that they keep in one folder."""
+"""One lab: PostgreSQL, an RDS instance, Redshift, AWS, Kubernetes, receivers, Aerospike clusters, all in one folder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from dbops.errors import FinalError
-from dbops_lab import connections
+from dbops_lab import connections, rds, rds_api
 from dbops_lab.certificates import certificate
-from dbops_lab.parts import ReceiverPorts, aerospike_part, receivers_part, redshift_part, s3_part, syncer_part
+from dbops_lab.parts import (
+    ReceiverPorts,
+    aerospike_part,
+    kubernetes_part,
+    receivers_part,
+    redshift_part,
+    s3_part,
+    syncer_part,
+)
 from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
 from dbops_lab.receivers import INBOX, read_inbox
 from dbops_lab.s3 import REGION
@@ -32,7 +40,7 @@ SCRATCH_NAMESPACES = ("drill",)
 WITH_LOGIN = "eu"  # the cluster that asks for user and password
 AEROSPIKE_USER = "dbops"
 SETTINGS = "lab.json"
-CONTENT = frozenset({SETTINGS, "env", "run", "logs", "postgres", "postgres.new", "postgres.password", INBOX,
+CONTENT = frozenset({SETTINGS, "env", "run", "logs", "postgres", "postgres.new", "postgres.password", "rds", INBOX,
                      "loopback.pem", "loopback.key", "airflow", ".lock"})  # fmt: skip
 
 Progress = Callable[[str, str], None]
@@ -62,6 +70,9 @@ class Settings:
     redshift: int
     redshift_control: int
     syncer: int
+    rds: int
+    nameserver: int
+    kubernetes: int
     airflow: int
     secrets: dict[str, str] = field(repr=False)
 
@@ -74,6 +85,8 @@ class Settings:
             "pagerduty": secrets.token_hex(16),
             "smtp": secrets.token_urlsafe(18),
             "syncer": secrets.token_urlsafe(18),
+            f"rds/{ADMIN}": secrets.token_urlsafe(18),
+            "kubernetes": secrets.token_urlsafe(24),
         }
         return cls(
             postgres=free_port(),
@@ -86,6 +99,9 @@ class Settings:
             redshift=free_port(),
             redshift_control=free_port(),
             syncer=free_port(),
+            rds=free_port(),
+            nameserver=free_port(),
+            kubernetes=free_port(),
             airflow=free_port(),
             secrets=passwords | others,
         )
@@ -139,8 +155,30 @@ class Lab:
         return self._supervisor
 
     def postgres(self) -> Postgres:
-        passwords = {name: self.settings.secrets[f"postgres/{name}"] for name in (ADMIN, *DATABASES)}
-        return Postgres(self.state, self.settings.postgres, passwords, guarded=self._guarded)
+        """The server of all databases but the application's."""
+        databases = tuple(name for name in DATABASES if name != APPLICATION)
+        passwords = {name: self.settings.secrets[f"postgres/{name}"] for name in (ADMIN, *databases)}
+        return Postgres(self.state, self.settings.postgres, passwords, guarded=self._guarded, databases=databases)
+
+    def instance(self) -> Postgres:
+        """The server of the application's database, an RDS instance: a recovery concerns it as a whole."""
+        known = self.settings
+        passwords = {ADMIN: known.secrets[f"rds/{ADMIN}"], APPLICATION: known.secrets[f"postgres/{APPLICATION}"]}
+        return rds_api.instance_server(
+            self.state / "rds", rds.PART, known.rds, passwords, host=rds.ADDRESS, guarded=self._guarded
+        )
+
+    def kubernetes(self) -> Part:
+        known = self.settings
+        return kubernetes_part(
+            self.state,
+            known.kubernetes,
+            known.secrets["kubernetes"],
+            nameserver=f"127.0.0.1:{known.nameserver}",
+            login=APPLICATION,
+            password=known.secrets[f"postgres/{APPLICATION}"],
+            database=APPLICATION,
+        )
 
     def redshift(self) -> Part:
         """Starts when PostgreSQL has its databases: it is a proxy before one of them."""
@@ -154,7 +192,8 @@ class Lab:
         return syncer_part(
             known.syncer,
             known.secrets["syncer"],
-            postgres_port=known.postgres,
+            postgres_port=known.rds,
+            postgres_host=rds.ADDRESS,
             login=APPLICATION,
             password=known.secrets[f"postgres/{APPLICATION}"],
             database=APPLICATION,
@@ -196,8 +235,8 @@ class Lab:
             if not self.exists:
                 write_private(self.state / SETTINGS, json.dumps(asdict(Settings.new())))
             supervisor, postgres, redshift = self.supervisor(), self.postgres(), self.redshift()
-            syncer, parts = self.syncer(), self.parts()
-            every = [postgres.part, redshift, syncer, *parts]
+            instance, syncer, parts = self.instance(), self.syncer(), [*self.parts(), self.kubernetes()]
+            every = [postgres.part, instance.part, redshift, syncer, *parts]
             running = {part.name for part in every if supervisor.alive(part.name)}
             for part in every:
                 progress(part.name, "running" if part.name in running else "starting")
@@ -205,15 +244,21 @@ class Lab:
                 certificate(self.state)
                 for part in parts:
                     supervisor.start(part)
-                postgres.create()
-                supervisor.start(postgres.part)
-                supervisor.wait([postgres.part])
-                postgres.create_databases()
+                (self.state / "rds").mkdir(exist_ok=True, mode=0o711)
+                for server in (postgres, instance):
+                    server.create()
+                rds_api.folders(instance)
+                for server in (postgres, instance):
+                    supervisor.start(server.part)
+                for server in (postgres, instance):
+                    supervisor.wait([server.part])
+                    server.create_databases()
                 supervisor.start(redshift)
                 supervisor.start(syncer)
                 self._migrate_ledger()
                 supervisor.wait(every, tick=lambda name: progress(name, "ready"))
                 self._register_warehouse()
+                self._register_instance(instance)
                 self._write_environment()
             except BaseException:
                 supervisor.stop(part.name for part in every if part.name not in running)
@@ -235,6 +280,14 @@ class Lab:
             s3_endpoint=f"http://127.0.0.1:{known.s3}",
         )
         redshift_api.register(known.s3, "bedrock", place)
+
+    def _register_instance(self, instance: Postgres) -> None:
+        """Tell the AWS API of the application's database, give it its name, and let its programs run."""
+        known = self.settings
+        room = self.state / "rds" / "room"
+        rds_api.register(known.s3, rds.INSTANCE, instance, room, nameserver_port=known.nameserver)
+        rds.introduce(known.s3, self.connections())
+        rds.deploy(known.kubernetes, certificate(self.state)[0], known.rds)
 
     def down(self, *, keep: bool = False) -> list[str]:
         """End all processes of the lab and, unless `keep`, remove its folder; returns what was running.
@@ -264,14 +317,17 @@ class Lab:
         known, supervisor = self.settings, self.supervisor()
         ports = {
             "postgres": [known.postgres],
+            rds.PART: [known.rds],
             "redshift": [known.redshift],
             "syncer": [known.syncer],
+            "kubernetes": [known.kubernetes],
             "s3": [known.s3],
             "receivers": [known.receivers.http, known.receivers.https, known.receivers.smtp],
             **{f"aerospike-{name}": ports for name, ports in known.aerospike.items()},
             f"aerospike-{SCRATCH}": [known.scratch],
             "airflow-api": [self.airflow_port],
         }
+        addresses = {rds.PART: rds.ADDRESS}
         names = [part for part in ports if part != "airflow-api"]
         names += [name for name in supervisor.names() if name not in names]
         return [
@@ -279,7 +335,7 @@ class Lab:
                 name,
                 supervisor.alive(name),
                 supervisor.pid(name),
-                ", ".join(f"127.0.0.1:{port}" for port in ports.get(name, ())),
+                ", ".join(f"{addresses.get(name, '127.0.0.1')}:{port}" for port in ports.get(name, ())),
                 supervisor.memory(name),
             )
             for name in names
@@ -294,6 +350,9 @@ class Lab:
     def connections(self) -> dict[str, connections.Connection]:
         """The connections of the platform, by id, leading to this lab."""
         known, secret = self.settings, self.settings.secrets
+        application = connections.postgres(
+            known.rds, APPLICATION, secret[f"postgres/{APPLICATION}"], APPLICATION, host=rds.ADDRESS
+        )
         clusters = {
             f"aerospike_{name}": connections.aerospike(ports, AEROSPIKE_USER, secret["aerospike"])
             if name == WITH_LOGIN
@@ -308,10 +367,11 @@ class Lab:
             "dbops_redshift": connections.redshift(
                 known.redshift, WAREHOUSE, secret[f"postgres/{WAREHOUSE}"], WAREHOUSE
             ),
-            "dbops_app": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
-            "dbops_postgres": connections.postgres(known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]),
-            "dbops_postgres_maintenance": connections.postgres(
-                known.postgres, APPLICATION, secret[f"postgres/{APPLICATION}"]
+            "dbops_app": application,
+            "dbops_postgres": application,
+            "dbops_postgres_maintenance": application,
+            "dbops_kubernetes": connections.kubernetes(
+                known.kubernetes, secret["kubernetes"], self.state / "loopback.pem"
             ),
             "dbops_syncer": connections.syncer(known.syncer, secret["syncer"]),
             "dbops_slack": connections.slack(known.receivers.http, secret["slack"]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dbops_lab import s3
+from dbops_lab import kubernetes, s3
 from dbops_lab.connections import ACCESS_KEY, MAIL_LOGIN, SECRET_KEY
 from dbops_lab.postgres import ADMIN, WAREHOUSE
 from dbops_lab.redshift import process as redshift
@@ -71,6 +71,7 @@ def syncer_part(
     token: str,
     *,
     postgres_port: int,
+    postgres_host: str = "127.0.0.1",
     login: str,
     password: str,
     database: str,
@@ -84,7 +85,16 @@ def syncer_part(
     :param users: of each cluster that asks for one.
     """
     command = [sys.executable, "-m", "dbops_lab.syncer", "--port", str(port), "--lag", str(lag)]
-    command += ["--postgres-port", str(postgres_port), "--user", login, "--database", database]
+    command += [
+        "--postgres-host",
+        postgres_host,
+        "--postgres-port",
+        str(postgres_port),
+        "--user",
+        login,
+        "--database",
+        database,
+    ]
     for name, ports in clusters.items():
         user = f"{users[name]}@" if name in users else ""
         command += ["--cluster", f"{user}{name}={','.join(map(str, ports))}"]
@@ -94,6 +104,16 @@ def syncer_part(
         "LAB_SYNCER_TOKEN": token,
     }
     return Part("syncer", command, lambda: listens(port), env=secret)
+
+
+def kubernetes_part(
+    state: Path, port: int, token: str, *, nameserver: str, login: str, password: str, database: str
+) -> Part:
+    """Ready when it listens; its pods wait for the nameserver and the database."""
+    command = [sys.executable, "-m", "dbops_lab.kubernetes", "--state", str(state), "--port", str(port)]
+    command += ["--nameserver", nameserver, "--user", login, "--database", database]
+    secret = {kubernetes.TOKEN: token, kubernetes.PASSWORD: password}
+    return Part("kubernetes", command, lambda: listens(port), env=secret)
 
 
 def aerospike_part(

@@ -484,6 +484,7 @@ def main() -> None:
         description=f"the lab's syncer; secrets come in {PASSWORD}, {AEROSPIKE_PASSWORD}, {TOKEN}"
     )
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--postgres-host", default=connections.LOOPBACK)
     parser.add_argument("--postgres-port", type=int, required=True)
     parser.add_argument("--user", required=True)
     parser.add_argument("--database", required=True)
@@ -493,7 +494,9 @@ def main() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    made = connections.postgres(args.postgres_port, args.user, os.environ[PASSWORD], args.database)
+    made = connections.postgres(
+        args.postgres_port, args.user, os.environ[PASSWORD], args.database, host=args.postgres_host
+    )
     database = Database(connections.info(CONN_ID, made))
     database.create()
     syncer = Syncer(database, args.cluster, lag=args.lag, token=os.environ[TOKEN])

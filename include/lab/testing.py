@@ -21,7 +21,7 @@ import psycopg2
 import pytest
 from botocore.config import Config
 from dbops.connections import ConnectionInfo
-from dbops_lab import connections, dns, rds_api, redshift_api
+from dbops_lab import connections, dns, rds, rds_api, redshift_api
 from dbops_lab.aerospike.process import StandIn as AerospikeStandIn
 from dbops_lab.application.database import CONN_ID, Database
 from dbops_lab.application.etl import Etl
@@ -343,7 +343,7 @@ class LabRds:
     "Action=CreateDBSnapshot", "status": 400, "code": "Throttling"})`.
     """
 
-    zone = "lab.bedrock.internal"
+    zone = rds.ZONE
     region = REGION
     ttl = 1
 
@@ -353,19 +353,11 @@ class LabRds:
         self.cname = f"{name}.db.{self.zone}"
         self._s3_port = int(s3.endpoint.rpartition(":")[2])
         self.nameserver = rds_api.register(self._s3_port, name, server, folder)
-        self.zone_id = self._zone()
-        self.point_to(self.name)
+        self.zone_id = self.point_to(self.name)
 
     def client(self, service: str, region: str = REGION) -> Any:
         """boto3's, for `rds`, `route53` or `secretsmanager`."""
-        return boto3.client(
-            service,
-            endpoint_url=self.s3.endpoint,
-            aws_access_key_id=connections.ACCESS_KEY,
-            aws_secret_access_key=connections.SECRET_KEY,
-            region_name=region,
-            config=Config(proxies={}, retries={"max_attempts": 1}),
-        )
+        return rds.client(self._s3_port, service, region)
 
     # ------------------------------------------------------------------ instances
 
@@ -377,11 +369,11 @@ class LabRds:
 
     def wait(self, instance: str, status: str = "available", seconds: float = 60) -> dict[str, Any]:
         """The instance when it is in that state; `gone` is one that is deleted."""
-        rds, end = self.client("rds"), time.monotonic() + seconds
+        client, end = self.client("rds"), time.monotonic() + seconds
         while True:
             try:
                 found: dict[str, Any] = self.describe(instance)
-            except rds.exceptions.DBInstanceNotFoundFault:
+            except client.exceptions.DBInstanceNotFoundFault:
                 found = {"DBInstanceStatus": "gone"}
             if found["DBInstanceStatus"] == status:
                 return found
@@ -443,25 +435,9 @@ class LabRds:
 
     # ------------------------------------------------------------------ names
 
-    def _zone(self) -> str:
-        route53 = self.client("route53")
-        for zone in route53.list_hosted_zones()["HostedZones"]:
-            if zone["Name"] == f"{self.zone}.":
-                return str(zone["Id"]).rpartition("/")[2]
-        made = route53.create_hosted_zone(Name=self.zone, CallerReference=secrets.token_hex(8))
-        return str(made["HostedZone"]["Id"]).rpartition("/")[2]
-
-    def point_to(self, instance: str) -> None:
-        """Let the CNAME be that instance, at once."""
-        rds_api.take(self._s3_port, route53=0.0, dns=0.0)
-        record = {
-            "Name": self.cname,
-            "Type": "CNAME",
-            "TTL": self.ttl,
-            "ResourceRecords": [{"Value": self.describe(instance)["Endpoint"]["Address"]}],
-        }
-        batch = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
-        self.client("route53").change_resource_record_sets(HostedZoneId=self.zone_id, ChangeBatch=batch)
+    def point_to(self, instance: str) -> str:
+        """Let the CNAME be that instance, at once; the zone's id."""
+        return rds_api.name(self._s3_port, instance, self.zone, self.cname, ttl=self.ttl, again=True)
 
     def target(self) -> str:
         """The host name that Route 53 holds for the CNAME."""
@@ -488,7 +464,6 @@ class LabRds:
         self.s3.faults()
         rds_api.clean(self._s3_port)
         self.point_to(self.name)
-        self.take(route53=0.2)
 
 
 @pytest.fixture(scope="session")
@@ -530,11 +505,11 @@ def lab_rds(lab_rds_of: Callable[[int], LabRds]) -> Iterator[LabRds]:
 class LabKubernetes:
     """A Kubernetes API on loopback, whose pods are sessions with the instance that `host` names when they start."""
 
-    def __init__(self, rds: LabRds, state: Path) -> None:
-        self.rds, self.token = rds, secrets.token_urlsafe(24)
+    def __init__(self, instance: LabRds, state: Path) -> None:
+        self.rds, self.token = instance, secrets.token_urlsafe(24)
         self.api = Kubernetes(
-            state, self.token, nameserver=rds.nameserver, user=APPLICATION,
-            password=rds.server.passwords[APPLICATION], database=APPLICATION,
+            state, self.token, nameserver=instance.nameserver, user=APPLICATION,
+            password=instance.server.passwords[APPLICATION], database=APPLICATION,
         )  # fmt: skip
         self.ca_file = certificate(state)[0]
         self.url = f"https://127.0.0.1:{self.api.port}"

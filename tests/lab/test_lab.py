@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import boto3
@@ -23,11 +23,13 @@ import psycopg2
 import pytest
 import redshift_connector
 from dbops.platform import load_platform
+from dbops_lab import dns, rds
 from dbops_lab import lab as lab_module
 from dbops_lab.lab import NAMESPACES, NODES, PROJECT, WITH_LOGIN, Lab, NoLab
 from dbops_lab.supervisor import Part, StartFailed, Supervisor, direct, free_port, listens
 
-PARTS = {"postgres", "syncer", "redshift", "s3", "receivers", "aerospike-eu", "aerospike-apac", "aerospike-scratch"}
+PARTS = {"postgres", "rds-exchange", "syncer", "redshift", "s3", "kubernetes", "receivers", "aerospike-eu",
+         "aerospike-apac", "aerospike-scratch"}  # fmt: skip
 
 
 @pytest.fixture
@@ -119,6 +121,56 @@ def test_aerospike_wants_the_password_of_its_connection(lab: Lab) -> None:
             aerospike.client({"hosts": [(eu["host"], eu["port"])], **login})
 
 
+def test_the_applications_database_is_an_instance_with_a_name_clients_and_secrets(lab: Lab) -> None:
+    lab.up()
+    aws, nameserver = lab.settings.s3, f"127.0.0.1:{lab.settings.nameserver}"
+    instances = rds.client(aws, "rds")
+    found = instances.describe_db_instances(DBInstanceIdentifier=rds.INSTANCE)["DBInstances"][0]
+    known = lab.connections()["dbops_app"]
+    assert dns.resolve(nameserver, rds.CNAME) == dns.resolve(nameserver, found["Endpoint"]["Address"]) == known["host"]
+    assert found["Endpoint"]["Port"] == known["port"]
+    manager = rds.client(aws, "secretsmanager")
+    for conn_id in rds.CONNECTIONS:
+        secret = manager.get_secret_value(SecretId=f"{rds.PREFIX}/{conn_id}")["SecretString"]
+        assert json.loads(secret) == lab.connections()[conn_id]
+    wait_for(lambda: programs(lab, known["host"]) == rds.DEPLOYMENTS)
+    instances.restore_db_instance_to_point_in_time(
+        SourceDBInstanceIdentifier=rds.INSTANCE, TargetDBInstanceIdentifier="another", UseLatestRestorableTime=True
+    )
+    wait_for(lambda: state_of(lab, "another") == "available")
+    lab.up()
+    assert state_of(lab, "another") == "available"
+    another = f"{lab.state}/rds/room/servers/another."
+    assert [line for line in left_in(lab.state) if another in line]
+    lab.down()
+    assert left_in(lab.state) == []
+    assert not lab.state.exists()
+
+
+def state_of(lab: Lab, instance: str) -> str:
+    found = rds.client(lab.settings.s3, "rds").describe_db_instances(DBInstanceIdentifier=instance)["DBInstances"]
+    return str(found[0]["DBInstanceStatus"])
+
+
+def programs(lab: Lab, host: str) -> dict[str, int]:
+    """Sessions of each deployment that a server has."""
+    known = lab.connections()["dbops_app"]
+    connection = psycopg2.connect(
+        host=host, port=known["port"], user=known["login"], password=known["password"], dbname=known["schema"]
+    )
+    query = "select split_part(application_name, '/', 1), count(*) from pg_stat_activity"
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute(f"{query} where application_name like '%/%' group by 1")
+        return dict(cursor.fetchall())
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_up_again_changes_nothing_and_repairs_what_died(lab: Lab) -> None:
     lab.up()
     before, env = running(lab), lab.environment()
@@ -175,7 +227,7 @@ def test_everything_listens_on_loopback_only(lab: Lab) -> None:
         for connection in psutil.net_connections("inet")
         if connection.pid in pids and connection.status == psutil.CONN_LISTEN
     }
-    assert addresses == {"127.0.0.1"}
+    assert addresses == {"127.0.0.1", "127.0.0.2"}
 
 
 def test_files_with_secrets_are_closed_to_others(lab: Lab) -> None:

@@ -71,7 +71,7 @@ def test_every_process_listens_on_loopback_only(airflow: Airflow) -> None:
         if connection.pid in pids and connection.status == psutil.CONN_LISTEN
     ]
     assert airflow.port in {connection.laddr.port for connection in listening}
-    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+    assert {connection.laddr.ip for connection in listening} == {"127.0.0.1", "127.0.0.2"}
 
 
 def test_strangers_get_in_nowhere(airflow: Airflow) -> None:
@@ -113,6 +113,15 @@ def test_a_run_is_triggered_followed_and_read(airflow: Airflow, client: Client) 
     assert client.result(dag, run_id, "no_such_task") is None
 
 
+def test_logins_of_the_applications_database_come_from_secrets_manager(airflow: Airflow, client: Client) -> None:
+    assert not [name for name in airflow.environment() if name.startswith("AIRFLOW_CONN_DBOPS_POSTGRES")]
+    dag = "postgres_health"
+    client.wait_for_dags([dag])
+    client.start_without_missed_runs([dag])
+    run = client.wait(dag, client.trigger(dag, {}), seconds=120)
+    assert run["state"] == "success"
+
+
 def test_up_again_changes_nothing_and_brings_back_what_died(airflow: Airflow) -> None:
     supervisor = airflow.lab.supervisor()
     before = {name: supervisor.pid(name) for name in COMPONENTS}
@@ -142,5 +151,7 @@ def test_it_ends_with_every_descendant(airflow: Airflow) -> None:
         "aerospike-scratch",
         "redshift",
         "syncer",
+        "rds-exchange",
+        "kubernetes",
     }
     assert Path(airflow.home).exists()

@@ -6,7 +6,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from dbops_lab import connections
+from dbops_lab import connections, rds
 from dbops_lab.application.database import CONN_ID, Database
 from dbops_lab.application.etl import Etl
 from dbops_lab.application.events import TABLES
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def database(lab: Lab) -> Database:
     password = lab.settings.secrets[f"postgres/{APPLICATION}"]
-    return Database(connections.info(CONN_ID, connections.postgres(lab.settings.postgres, APPLICATION, password)))
+    made = connections.postgres(lab.settings.rds, APPLICATION, password, host=rds.ADDRESS)
+    return Database(connections.info(CONN_ID, made))
 
 
 def clusters(lab: Lab) -> list[Cluster]:

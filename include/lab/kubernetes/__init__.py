@@ -11,8 +11,10 @@ A pod asks for the address of its container's DATABASE_HOST when it starts, and 
 (DATABASE_PORT) as `<deployment>/<pod>`, and is ready while the session lives.
 
 Control, without a token:
-POST /lab/deployments  {"namespace", "name", "replicas", "host", "port", ...}: make one, with its pods
+POST /lab/deployments  {"namespace", "name", "replicas", "host", "port", "deadline", "if_missing"}: make one
 POST /lab/faults       a list that replaces all before: {"method", "path": regex, "status", "times", "delay"}, or
                        {"deployment": "namespace/name"}: its new pods crash
 POST /lab/step         {"seconds": 0.5}: between two steps of a rollout
 """
+
+TOKEN, PASSWORD = "LAB_KUBERNETES_TOKEN", "LAB_POSTGRES_PASSWORD"

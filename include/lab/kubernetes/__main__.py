@@ -5,7 +5,8 @@ import os
 import signal
 from pathlib import Path
 
-from dbops_lab.kubernetes.api import PASSWORD, TOKEN, Kubernetes
+from dbops_lab.kubernetes import PASSWORD, TOKEN
+from dbops_lab.kubernetes.api import Kubernetes
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=f"Kubernetes of the lab; secrets come in {TOKEN} and {PASSWORD}")

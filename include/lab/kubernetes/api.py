@@ -22,7 +22,6 @@ from dbops_lab.kubernetes.deployments import Controller, Deployment, spec_of
 from dbops_lab.kubernetes.patch import MERGE, STRATEGIC, patched
 
 LOOPBACK = "127.0.0.1"
-TOKEN, PASSWORD = "LAB_KUBERNETES_TOKEN", "LAB_POSTGRES_PASSWORD"
 REASONS = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 405: "MethodNotAllowed",
            409: "Conflict", 415: "UnsupportedMediaType", 422: "Invalid", 429: "TooManyRequests",
            500: "InternalError", 503: "ServiceUnavailable"}  # fmt: skip
@@ -207,9 +206,13 @@ class Kubernetes:
             raise Refused(404, "the lab has no such order")
         return {}
 
-    def deploy(self, namespace: str, name: str, *, replicas: int, host: str, port: int, **words: Any) -> None:
-        """Make a deployment (or change one) whose pods connect to a database at a name."""
-        self.controller.deploy(namespace, name, spec_of(name, replicas, host, port, **words))
+    def deploy(
+        self, namespace: str, name: str, *, if_missing: bool = False, replicas: int, host: str, port: int, **words: Any
+    ) -> None:
+        """Make a deployment (or change one, unless only what is missing is wanted) for a database at a name."""
+        with self.controller.lock:
+            if not if_missing or (namespace, name) not in self.controller.deployments:
+                self.controller.deploy(namespace, name, spec_of(name, replicas, host, port, **words))
 
     def faults(self, *orders: dict[str, Any]) -> None:
         """Let requests fail, or the new pods of a deployment; without an order, end all faults."""

@@ -11,7 +11,7 @@ from typing import Any
 import dns.exception
 import psycopg2
 
-BEAT = 0.1
+BEAT = 0.2
 Resolve = Callable[[str], str]
 Connect = Callable[[str, int, str], psycopg2.extensions.connection]
 """To an address and port, as an application of that name."""

@@ -8,7 +8,20 @@ refused; a nameserver on loopback answers from the zones and for the instances' 
 `POST /lab/rds` tells of an instance (`register`); before that, all is as moto has it.
 """
 
-from dbops_lab.rds_api.application import RdsApi, clean, order, plant, register, settle, take
+from dbops_lab.rds_api.application import (
+    RdsApi,
+    clean,
+    keep_secrets,
+    name,
+    order,
+    plant,
+    register,
+    settle,
+    take,
+)
 from dbops_lab.rds_api.servers import folders, instance_server
 
-__all__ = ["RdsApi", "clean", "folders", "instance_server", "order", "plant", "register", "settle", "take"]
+__all__ = [
+    "RdsApi", "clean", "folders", "instance_server", "keep_secrets", "name", "order", "plant", "register", "settle",
+    "take",
+]  # fmt: skip

@@ -8,7 +8,7 @@ import time
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,8 @@ class RdsApi:
             f"{PATH}/plant": self._plant,
             f"{PATH}/settle": self._settle,
             f"{PATH}/clean": self._clean,
+            f"{PATH}/name": self._name,
+            f"{PATH}/secrets": self._keep_secrets,
         }[path]
         status = "200 OK"
         try:
@@ -142,6 +144,36 @@ class RdsApi:
         assert instance.server is not None
         return {"latest": instance.server.keep().isoformat()}
 
+    def _name(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The hosted zone is made if there is none, the record only if it is not there or `again`."""
+        from dbops_lab.rds_api.names import names
+        from moto.route53.models import route53_backends
+
+        backend, cname = route53_backends[ACCOUNT]["aws"], f"{asked['cname']}."
+        with names.lock:
+            zones = [zone for zone in backend.zones.values() if zone.name == f"{asked['zone']}."]
+            zone = zones[0] if zones else backend.create_hosted_zone(
+                f"{asked['zone']}.", private_zone=True, caller_reference=asked["zone"], vpcid=None, vpcregion=None,
+                comment=None, delegation_set_id=None,
+            )  # fmt: skip
+            if asked["again"] or cname not in {record.name for record in zone.rrsets}:
+                address = self._backend().databases[asked["instance"]].address
+                record = {"Name": cname, "Type": "CNAME", "TTL": asked["ttl"], "ResourceRecords": [address]}
+                zone.upsert_rrset(record)
+                names.changed(zone, at_once=True)
+        return {"zone_id": zone.resource_id}
+
+    def _keep_secrets(self, asked: dict[str, str]) -> dict[str, Any]:
+        from moto.secretsmanager.models import secretsmanager_backends
+
+        backend = secretsmanager_backends[ACCOUNT][REGION]
+        for name, text in asked.items():
+            if name in backend.secrets:
+                backend.put_secret_value(name, text, None, None, ["AWSCURRENT"])
+            else:
+                backend.create_secret(name, text, None, None, None, None, None, [], False)
+        return {}
+
     def _clean(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Only the registered instances and their automated snapshots stay, as they were, without orders."""
         from dbops_lab.rds_api import instances, names
@@ -217,6 +249,20 @@ def register(port: int, name: str, server: Postgres, folder: Path, *, nameserver
         "settings": settings,
     }
     return str(_post(port, "", asked)["nameserver"])
+
+
+def name(port: int, instance: str, zone: str, cname: str, *, ttl: int = 5, again: bool = False) -> str:
+    """Give an instance the name that its clients know, in a hosted zone; the zone's id.
+
+    A name that is there stays what it is (a recovery may have changed it), unless `again`.
+    """
+    asked = {"instance": instance, "zone": zone, "cname": cname, "ttl": ttl, "again": again}
+    return str(_post(port, "/name", asked)["zone_id"])
+
+
+def keep_secrets(port: int, secrets: Mapping[str, str]) -> None:
+    """Put texts into Secrets Manager, by name."""
+    _post(port, "/secrets", dict(secrets))
 
 
 def take(port: int, **seconds: float) -> None:

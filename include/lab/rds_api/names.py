@@ -33,12 +33,15 @@ class Names:
     lock: threading.RLock = field(default_factory=threading.RLock)
     _views: dict[str, list[tuple[float, str, Records]]] = field(default_factory=dict)
 
-    def changed(self, zone: FakeZone) -> str:
+    def changed(self, zone: FakeZone, *, at_once: bool = False) -> str:
         """Note that a zone is another one now; the change's id."""
         letters = string.ascii_uppercase + string.digits
         id, now = "C" + "".join(secrets.choice(letters) for _ in range(20)), time.monotonic()
-        self.changes[id] = (utcnow(), now + self.seconds["route53"])
-        seen = now + self.seconds["route53"] + self.seconds["dns"]
+        pending, later = (0.0, 0.0) if at_once else (self.seconds["route53"], self.seconds["dns"])
+        self.changes[id] = (utcnow(), now + pending)
+        seen = now + pending + later
+        if at_once:
+            self._views.pop(zone.resource_id, None)
         self._views.setdefault(zone.resource_id, []).append((seen, _bare(zone.name), records(zone)))
         return id
 
