@@ -52,9 +52,11 @@ class RecoveryWorld:
     @property
     def connections(self) -> dict[str, connections.Connection]:
         password = self.rds.server.passwords["exchange"]
+        nameserver, _, port = self.rds.nameserver.partition(":")
         return {
             "dbops_s3": connections.s3(int(self.rds.endpoint.rpartition(":")[2])),
             "dbops_kubernetes": self.kubernetes.connection,
+            "dbops_nameserver": {"conn_type": "generic", "host": nameserver, "port": int(port)},
             "dbops_postgres_recovery": connections.postgres(self.rds.port, "exchange", password, host="not.used"),
         }
 
@@ -71,7 +73,7 @@ class RecoveryWorld:
                 }
             ],
             "tables": [{"database": "exchange", "table": name} for name in (self.table, self.log)],
-            "record": {"zone": self.rds.zone_id, "name": self.rds.cname, "nameserver": self.rds.nameserver},
+            "record": {"name": self.rds.cname, "nameserver": "dbops_nameserver"},
             "kubernetes": {"namespace": NAMESPACE, "deployments": [{"name": API}, {"name": SYNCER}]},
         }
         platform["postgres"]["recovery"] = section | words

@@ -14,7 +14,6 @@ from dbops.platform.redshift import TableName
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 KubernetesName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=63)]
 DomainName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})+$", max_length=253)]
-Nameserver = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}$")]
 
 
 def _select(value: str) -> str:
@@ -56,11 +55,12 @@ class ComparedTable(Model):
 class DnsRecord(Model):
     """The CNAME that the applications connect to."""
 
-    zone: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,32}$")]
-    """Id of the hosted zone in Route 53."""
     name: DomainName
-    nameserver: Nameserver | None = None
-    """Who is asked whether the change has arrived, and for addresses of instances (host:port). None: the machine's."""
+    zone: Annotated[str, StringConstraints(pattern=r"^[A-Z0-9]{1,32}$")] | None = None
+    """Id of the hosted zone in Route 53. None: the one whose name fits best, if only one does."""
+    nameserver: ConnectionId | None = None
+    """A connection whose host (an IP address) and port are those of the nameserver that is asked whether the change has
+    arrived, and for addresses of instances. None: what the machine asks."""
     timeout: Duration = timedelta(minutes=10)
     """Longest that the change may take to arrive, its TTL not counted."""
 

@@ -61,6 +61,8 @@ class World:
     route53: Any
     cluster: Cluster | None
     login: ConnectionInfo
+    nameserver: str | None
+    """host:port; None: what the machine asks."""
     store: Store
     ledger: Engine | None
 
@@ -70,10 +72,9 @@ class World:
     def open(self, address: str, port: int) -> Open:
         """Opens read-only sessions with one instance, whatever host the connection names."""
         extra = dict(self.login.extra)
-        nameserver = self.recovery.record.nameserver
 
         def session(database: str) -> Session:
-            found = extra | ({"hostaddr": names.address_of(address, nameserver)} if nameserver else {})
+            found = extra | ({"hostaddr": names.address_of(address, self.nameserver)} if self.nameserver else {})
             info = replace(self.login, host=address, port=port, extra=found)
             return Session(info, database=database, read_only=True, statement_timeout=self.recovery.query_timeout)
 
@@ -91,7 +92,7 @@ def open_world(
     if postgres is None or postgres.recovery is None:
         raise ConfigurationError(f"platform {platform.name} has no section `postgres.recovery`: add it to its file")
     recovery, aws = postgres.recovery, connection(postgres.aws_connection)
-    kubernetes = recovery.kubernetes
+    kubernetes, nameserver = recovery.kubernetes, recovery.record.nameserver
     return World(
         platform=platform,
         postgres=postgres,
@@ -100,6 +101,7 @@ def open_world(
         route53=names.route53_client(aws, postgres.region),
         cluster=Cluster(connection(kubernetes.connection), kubernetes) if kubernetes else None,
         login=connection(recovery.connection),
+        nameserver=names.nameserver_of(connection(nameserver)) if nameserver else None,
         store=store,
         ledger=ledger,
     )
@@ -136,7 +138,8 @@ def look(
 ) -> RecoveryPlan:
     """What `begin` would decide; nothing is written or made."""
     record = world.recovery.record
-    seen = read_record(world.route53, record.zone, record.name)
+    zone = record.zone or names.zone_of(world.route53, record.name)
+    seen = read_record(world.route53, zone, record.name)
     if world.cluster is not None:
         world.cluster.deployments()
         world.cluster.may_restart()
@@ -145,6 +148,7 @@ def look(
         world.postgres,
         world.recovery,
         seen,
+        zone,
         platform=world.platform.name,
         run=run,
         reason=reason,
@@ -343,7 +347,7 @@ def _followed(world: World, plan: RecoveryPlan, work: Work, change: str, value: 
         why = f"resolvers may remember the old address for {plan.record.ttl} s"
         if since >= ttl + TTL_SLACK:
             try:
-                seen = names.lookup(plan.record.name, world.recovery.record.nameserver)
+                seen = names.lookup(plan.record.name, world.nameserver)
                 if same_name(seen, value):
                     work.done(f"{plan.record.name} leads to {value} everywhere")
                     return True

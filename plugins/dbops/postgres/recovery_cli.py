@@ -88,7 +88,9 @@ def roll_back(target: Target) -> None:
 
     world = _world()
     found = _known(world, target)
-    errors.print(f"{found.record.name} is led from {target} back to {found.source}; what was written since is left there")
+    errors.print(
+        f"{found.record.name} is led from {target} back to {found.source}; what was written since is left there"
+    )
     if typer.prompt(f"Type {target} to roll back", default="") != target:
         errors.print("nothing was rolled back")
         raise typer.Exit(1)

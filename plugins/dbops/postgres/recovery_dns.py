@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from ipaddress import ip_address
 from typing import Any
 
 from dbops import aws
@@ -10,7 +11,7 @@ from dbops.aws import ApiRefused
 from dbops.backups.manifest import Document
 from dbops.backups.store import aws_client
 from dbops.connections import ConnectionInfo
-from dbops.errors import FinalError, RetryableError
+from dbops.errors import ConfigurationError, FinalError, RetryableError
 
 POLICY = "include/iam/postgres-recovery-policy.json"
 
@@ -41,6 +42,36 @@ def route53_client(connection: ConnectionInfo, region: str) -> Any:
 
 def same_name(one: str, other: str) -> bool:
     return one.rstrip(".").lower() == other.rstrip(".").lower()
+
+
+def zone_of(client: Any, name: str) -> str:
+    """Id of the hosted zone that a name lies in: the longest that fits.
+
+    :raises RecordRefused: there is none, or a public and a private one.
+    """
+    with _calls("list the hosted zones"):
+        pages = client.get_paginator("list_hosted_zones").paginate()
+        zones = [(item["Name"].rstrip(".").lower(), item["Id"]) for page in pages for item in page["HostedZones"]]
+    fitting = [zone for zone in zones if name.lower() == zone[0] or name.lower().endswith(f".{zone[0]}")]
+    longest = [zone for zone in fitting if len(zone[0]) == max(len(other[0]) for other in fitting)]
+    if len(longest) != 1:
+        found = ", ".join(f"{zone} ({id})" for zone, id in longest) or "none"
+        raise RecordRefused(f"{name}: the hosted zones that it lies in are {found}; name one: recovery.record.zone")
+    return str(longest[0][1]).rpartition("/")[2]
+
+
+def nameserver_of(connection: ConnectionInfo) -> str:
+    """host:port.
+
+    :raises ConfigurationError: the host is no IP address.
+    """
+    try:
+        ip_address(connection.host or "")
+    except ValueError:
+        raise ConfigurationError(
+            f"connection {connection.conn_id} is no nameserver: its host must be an IP address"
+        ) from None
+    return f"{connection.host}:{connection.port or 53}"
 
 
 def read_record(client: Any, zone: str, name: str) -> Record:

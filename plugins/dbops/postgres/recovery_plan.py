@@ -159,6 +159,7 @@ def plan_recovery(
     postgres: Postgres,
     recovery: PostgresRecovery,
     record: Record,
+    zone: str,
     *,
     platform: str,
     run: str,
@@ -170,7 +171,7 @@ def plan_recovery(
 ) -> RecoveryPlan:
     """Decide; nothing is made.
 
-    :param record: the CNAME as it is.
+    :param record, zone: the CNAME as it is, and the hosted zone that it lies in.
     :param moment: aware UTC; None: the latest.
     :param source: None: the platform's instance.
     :raises RecoveryRefused: the moment cannot be reached, the source is not there, or the record does not lead to it.
@@ -208,7 +209,7 @@ def plan_recovery(
         moment=chosen,
         is_latest=moment is None,
         settings=settings,
-        zone=recovery.record.zone,
+        zone=zone,
         record=record,
         deployments=tuple(f"{kubernetes.namespace}/{one.name}" for one in kubernetes.deployments) if kubernetes else (),
         asked_at=asked_at,
