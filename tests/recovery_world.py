@@ -30,9 +30,11 @@ class RecoveryWorld:
     """Tables `accounts` (2,000 rows with a key) and `log` (without one) in a schema of this test's own."""
 
     def __init__(
-        self, rds: LabRds, kubernetes: LabKubernetes, folder: Path, store: Store, ledger: Engine | None = None
+        self, rds: LabRds, kubernetes: LabKubernetes, folder: Path, ledger: Engine | None = None
     ) -> None:
-        self.rds, self.kubernetes, self.store, self.ledger = rds, kubernetes, store, ledger
+        self.rds, self.kubernetes, self.ledger = rds, kubernetes, ledger
+        self.prefix = rds.s3.new_prefix()
+        self.store: Store = S3Store(rds.s3.bucket, self.prefix, rds.s3.connection, rds.s3.region)
         self.schema = f"r_{secrets.token_hex(4)}"
         self.table, self.log = f"{self.schema}.accounts", f"{self.schema}.log"
         rds.rows(
@@ -78,6 +80,7 @@ class RecoveryWorld:
         }
         platform["postgres"]["recovery"] = section | words
         platform["postgres"]["name"] = self.rds.name
+        platform["storage"]["prefix"] = self.prefix
         self.file.write_text(yaml.safe_dump(platform))
 
     def open(self) -> World:
@@ -140,8 +143,3 @@ class RecoveryWorld:
     def instances(self) -> list[str]:
         found = self.rds.client("rds").describe_db_instances()["DBInstances"]
         return sorted(item["DBInstanceIdentifier"] for item in found)
-
-
-def open_store(rds: LabRds) -> Store:
-    """A prefix of the lab's bucket that nobody else uses."""
-    return S3Store(rds.s3.bucket, rds.s3.new_prefix(), rds.s3.connection, rds.s3.region)

@@ -67,6 +67,7 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "backup_rpo",
         "postgres_health",
         "postgres_maintenance",
+        "postgres_recovery",
         "postgres_report",
         "redshift_archive",
         "redshift_archive_restore",

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from dbops_lab.testing import LabKubernetes, LabRds
-from recovery_world import RecoveryWorld, open_store
+from recovery_world import RecoveryWorld
 
 
 @pytest.fixture
 def world(lab_rds: LabRds, lab_kubernetes: LabKubernetes, tmp_path: Path) -> Iterator[RecoveryWorld]:
-    made = RecoveryWorld(lab_rds, lab_kubernetes, tmp_path, open_store(lab_rds))
+    made = RecoveryWorld(lab_rds, lab_kubernetes, tmp_path)
     yield made
     lab_kubernetes.api.close()
