@@ -42,6 +42,10 @@ def syncer(port: int, token: str) -> Connection:
     return {"conn_type": "http", "host": f"http://{LOOPBACK}:{port}", "password": token}
 
 
+def nameserver(port: int) -> Connection:
+    return {"conn_type": "generic", "host": LOOPBACK, "port": port}
+
+
 def kubernetes(port: int, token: str, ca_file: Path) -> Connection:
     return {"conn_type": "http", "host": f"https://{LOOPBACK}:{port}", "password": token,
             "extra": {"ca_file": str(ca_file)}}  # fmt: skip

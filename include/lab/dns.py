@@ -5,9 +5,9 @@ The machine's resolver knows nothing of it: a program has to be told its address
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 
 import dns.exception
@@ -53,8 +53,12 @@ class Nameserver:
                 return
             if self.silent:
                 continue
-            with contextlib.suppress(OSError, dns.exception.DNSException):
+            try:
                 self._socket.sendto(self.answer(dns.message.from_wire(packet)).to_wire(), sender)
+            except (OSError, dns.exception.DNSException):
+                pass  # no question, or nobody who waits
+            except Exception:
+                traceback.print_exc()  # one question that goes wrong must not end all answers
 
     def answer(self, query: dns.message.Message) -> dns.message.Message:
         """The answer to a question, with the whole chain of CNAMEs that leads to it."""

@@ -370,6 +370,7 @@ class Lab:
             "dbops_app": application,
             "dbops_postgres": application,
             "dbops_postgres_maintenance": application,
+            "dbops_nameserver": connections.nameserver(known.nameserver),
             "dbops_kubernetes": connections.kubernetes(
                 known.kubernetes, secret["kubernetes"], self.state / "loopback.pem"
             ),

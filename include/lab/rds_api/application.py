@@ -118,13 +118,17 @@ class RdsApi:
         return {}
 
     def _order(self, asked: dict[str, Any]) -> dict[str, Any]:
-        from dbops_lab.rds_api.instances import orders
+        from dbops_lab.rds_api import instances
 
         for name, value in asked.items():
             if name == "silent":
                 self._nameserver.silent = value
+            elif name == "encrypted":
+                for instance in instances.real_instances():
+                    instance.storage_encrypted = value
+                    instance.kms_key_id = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/lab" if value else None
             else:
-                setattr(orders, name, value)
+                setattr(instances.orders, name, value)
         return {}
 
     def _plant(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +140,7 @@ class RdsApi:
             made = backend._snapshot(instance, name, kind=asked.get("kind", "manual"), tags=tags)
             made.base = instance.server.bases[-1] if instance.server else None
         made.at = (datetime.now(UTC) - timedelta(seconds=asked.get("age", 0))).replace(tzinfo=None)
+        made.original_snapshot_create_time = made.at
         made.status = asked.get("status", "available")
         return {}
 
@@ -190,7 +195,10 @@ class RdsApi:
             for name, snapshot in list(region.database_snapshots.items()):
                 if getattr(snapshot, "is_real", False) and not name.startswith("rds:"):
                     del region.database_snapshots[name]
-        instances.orders.__dict__ |= instances.Orders().__dict__
+        fresh = instances.Orders()
+        instances.orders.seconds |= fresh.seconds
+        instances.orders.restores.clear()
+        instances.orders.instances, instances.orders.snapshots = fresh.instances, fresh.snapshots
         names.names.seconds |= names.Names().seconds
         self._nameserver.silent = False
         return {}
@@ -208,7 +216,7 @@ def _instance(asked: dict[str, Any]) -> dict[str, Any]:
         "db_instance_identifier": asked["name"], "db_instance_class": "db.t4g.medium", "engine": "postgres",
         "engine_version": asked["version"], "port": asked["port"], "allocated_storage": 20, "storage_type": "gp3",
         "db_name": asked["databases"][0], "master_username": asked["databases"][0], "multi_az": True,
-        "storage_encrypted": True, "kms_key_id": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/lab",
+        "storage_encrypted": False, "kms_key_id": None,
         "backup_retention_period": 7, "preferred_backup_window": "23:00-00:00", "deletion_protection": True,
         "preferred_maintenance_window": "sun:01:00-sun:02:00", "license_model": "postgresql-license",
         "copy_tags_to_snapshot": True, "publicly_accessible": False, "auto_minor_version_upgrade": True,
@@ -268,14 +276,17 @@ def keep_secrets(port: int, secrets: Mapping[str, str]) -> None:
 def take(port: int, **seconds: float) -> None:
     """How much longer than its work a `snapshot`, `copy`, `restore` or `delete` takes from now on.
 
-    `archive`: between two rounds; LatestRestorableTime is as old. `route53`: a change is PENDING so long. `dns`: how
-    much longer nameservers answer with what was before.
+    `archive`: between two rounds, so old may LatestRestorableTime be. `day`: between automated backups. `route53`: a
+    change is PENDING so long. `dns`: how much longer nameservers answer with what was before.
     """
     _post(port, "/seconds", seconds)
 
 
 def order(port: int, **orders: Any) -> None:
-    """`restores`: states in which the next ones end. `instances`, `snapshots`: quotas. `silent`: no answers of DNS."""
+    """`restores`: states in which the next ones end. `instances`, `snapshots`: quotas. `silent`: no answers of DNS.
+
+    `encrypted`: whether all instances, and snapshots of them from now on, are.
+    """
     _post(port, "/orders", orders)
 
 

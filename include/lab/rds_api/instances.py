@@ -45,9 +45,11 @@ class Orders:
     """What goes slower or wrong, as ordered, and how much of everything there may be."""
 
     seconds: dict[str, float] = field(
-        default_factory=lambda: {"snapshot": 0.0, "copy": 0.0, "restore": 0.0, "delete": 0.0, "archive": 1.0}
-    )
-    """How much longer each takes than the work does; `archive` is the time between two rounds."""
+        default_factory=lambda: {
+            "snapshot": 0.0, "copy": 0.0, "restore": 0.0, "delete": 0.0, "archive": 1.0, "day": 86_400.0,
+        }
+    )  # fmt: skip
+    """How much longer each takes than the work does; `archive`: between two rounds, `day`: automated backups."""
     restores: list[str] = field(default_factory=list)
     """In which state the next restores end."""
     instances: int = 40
@@ -140,19 +142,29 @@ class LabBackend(RDSBackend):
         """The instance of a server that runs."""
         made = self.create_db_instance({**words, "is_real": True})
         assert isinstance(made, LabInstance)
-        made.registered = {key: value for key, value in words.items() if key != "kms_key_id"}
+        made.registered = dict(words)
         made.server = server
         self.begin(made)
         return made
 
     def begin(self, instance: LabInstance) -> None:
-        """Its first automated backup, from which on it can be had again."""
+        """Its first automated backup, from which on it can be had again, and one every day."""
         assert instance.server is not None
-        instance.server.begin(lambda: orders.seconds["archive"])
-        name = f"rds:{instance.db_instance_identifier}-{utcnow():%Y-%m-%d-%H-%M}"
-        if name not in self.database_snapshots:
-            made = self._snapshot(instance, name, kind="automated")
-            made.base = instance.server.bases[-1]
+        seconds = orders.seconds
+        instance.server.begin(lambda: seconds["archive"], lambda: seconds["day"], lambda: self._back_up(instance))
+
+    def _back_up(self, instance: LabInstance) -> None:
+        """A base backup, which is an automated snapshot; those that are older than the retention period go."""
+        server, name = instance.server, f"rds:{instance.db_instance_identifier}-"
+        assert server is not None
+        server.bases.append(server.copy())
+        made = self._snapshot(instance, f"{name}{utcnow():%Y-%m-%d-%H-%M}", kind="automated")
+        made.base = server.bases[-1]
+        oldest = datetime.now(UTC) - timedelta(days=instance.backup_retention_period)
+        server.expire(oldest)
+        for id, snapshot in list(self.database_snapshots.items()):
+            if id.startswith(name) and snapshot.created.replace(tzinfo=UTC) < oldest and snapshot is not made:
+                del self.database_snapshots[id]
 
     def modify_db_instance(self, db_instance_identifier: str, db_kwargs: dict[str, Any]) -> DBInstance:
         instance = self.databases.get(db_instance_identifier)
@@ -270,6 +282,8 @@ class LabBackend(RDSBackend):
         if source.status != "available":
             text = f"The source snapshot {source_db_snapshot_identifier} is in {source.status} state."
             raise RDSClientError("InvalidDBSnapshotState", text)
+        if source.encrypted and source.region != self.region_name and not words.get("kms_key_id"):
+            raise InvalidParameterValue("Must specify new KMS key for cross region encrypted snapshot copy.")
         self._room_for_snapshot(target_db_snapshot_identifier)
         made = super().copy_db_snapshot(source_db_snapshot_identifier, target_db_snapshot_identifier, *args, **words)
         assert isinstance(made, LabSnapshot)

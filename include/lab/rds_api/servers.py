@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,6 @@ from psycopg2 import sql
 RDSADMIN = "rdsadmin"
 """As which the service's own sessions are seen."""
 SEGMENT = 24  # letters of the name of a log file
-DAY = timedelta(days=1)
 
 
 def instance_server(
@@ -124,19 +122,19 @@ class Server:
 
     # ------------------------------------------------------------------ backups
 
-    def begin(self, pause: Callable[[], float]) -> None:
-        """Take the first base backup, and archive from now on every `pause()` seconds."""
+    def begin(self, pause: Callable[[], float], day: Callable[[], float], back_up: Callable[[], None]) -> None:
+        """Archive from now on every `pause()` seconds, and `back_up()` now and every `day()` seconds."""
         self.keep()
-        self.bases.append(self.copy())
+        back_up()
         self.keep()
-        threading.Thread(target=self._follow, args=(pause,), daemon=True).start()
+        threading.Thread(target=self._follow, args=(pause, day, back_up), daemon=True).start()
 
-    def _follow(self, pause: Callable[[], float]) -> None:
+    def _follow(self, pause: Callable[[], float], day: Callable[[], float], back_up: Callable[[], None]) -> None:
         while not self._over.wait(pause()):
             try:
                 self.keep()
-                if datetime.now(UTC) - self.bases[-1].at > DAY:
-                    self.bases.append(self.copy())
+                if (datetime.now(UTC) - self.bases[-1].at).total_seconds() > day():
+                    back_up()
             except psycopg2.Error:
                 self._disconnect()  # it is down: what the archive has is what there is
             except Exception:
@@ -336,11 +334,3 @@ def _recovered(server: Postgres) -> Part:
 
     part = server.part
     return Part(part.name, part.command, ready, stop_signal=part.stop_signal)
-
-
-def until(done: Callable[[], bool], seconds: float, what: str) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > end:
-            raise TimeoutError(f"{what} took longer than {seconds:g} s")
-        time.sleep(0.02)

@@ -196,6 +196,34 @@ def test_a_restore_passes_through_its_states_or_ends_in_the_one_that_was_ordered
         assert "Endpoint" not in lab_rds.wait(name, status)
 
 
+def test_every_day_has_its_backup_and_moments_before_the_retention_period_go(lab_rds: LabRds, table: str) -> None:
+    fill(lab_rds, table)
+    first = earliest(lab_rds)
+    archive = lab_rds.server.data.with_name(f"{lab_rds.server.data.name}.archive")
+    kept = min(path.name for path in archive.iterdir() if len(path.name) == 24)
+    lab_rds.take(archive=0.05, day=0.5)
+    lab_rds.client("rds").modify_db_instance(
+        DBInstanceIdentifier=lab_rds.name, BackupRetentionPeriod=1, ApplyImmediately=True
+    )
+    moment = lab_rds.past(now(lab_rds))
+    time.sleep(1.5)
+    restore(lab_rds, "restored", moment)
+    lab_rds.wait("restored")
+    assert checksum(lab_rds, table, "restored") == checksum(lab_rds, table)
+    assert earliest(lab_rds) == first
+    lab_rds.client("rds").modify_db_instance(
+        DBInstanceIdentifier=lab_rds.name, BackupRetentionPeriod=0, ApplyImmediately=True
+    )  # as if a day were over: no moment of the past is kept
+    while min(path.name for path in archive.iterdir() if len(path.name) == 24) == kept:
+        time.sleep(0.05)
+    lab_rds.clean()
+    assert earliest(lab_rds) > first
+    lab_rds.past(earliest(lab_rds))
+    restore(lab_rds, "again")
+    lab_rds.wait("again")
+    assert checksum(lab_rds, table, "again") == checksum(lab_rds, table)
+
+
 # ------------------------------------------------------------------------------------------------- deletion
 
 
@@ -292,6 +320,22 @@ def test_a_snapshot_holds_the_data_of_its_moment_also_in_another_region(rds: Lab
     ) as connection, connection.cursor() as cursor:  # fmt: skip
         cursor.execute(f"select count(*), md5(string_agg(t::text, ',' order by n)) from {table} t")
         assert cursor.fetchone() == before
+
+
+def test_an_encrypted_snapshot_goes_to_another_region_only_with_a_key_of_that_region(lab_rds: LabRds) -> None:
+    lab_rds.order(encrypted=True)
+    lab_rds.client("rds").create_db_snapshot(DBInstanceIdentifier=lab_rds.name, DBSnapshotIdentifier="secret")
+    found = lab_rds.wait_snapshot("secret")
+    assert found["Encrypted"]
+    far = lab_rds.client("rds", "eu-central-1")
+    ask = {"SourceDBSnapshotIdentifier": found["DBSnapshotArn"], "TargetDBSnapshotIdentifier": "secret-far"}
+    assert code(lambda: far.copy_db_snapshot(**ask)) == "InvalidParameterValue"
+    assert code(lambda: far.copy_db_snapshot(**ask, KmsKeyId="nobody")) == "KMSKeyNotAccessibleFault"
+    key = lab_rds.client("kms", "eu-central-1").create_key()["KeyMetadata"]["Arn"]
+    far.copy_db_snapshot(**ask, KmsKeyId=key)
+    assert lab_rds.wait_snapshot("secret-far", "eu-central-1")["KmsKeyId"] == key
+    lab_rds.clean()
+    assert not lab_rds.describe()["StorageEncrypted"]
 
 
 def test_snapshots_that_are_taken_too_many_or_automated_are_refused(lab_rds: LabRds) -> None:
