@@ -42,6 +42,7 @@ from dbops.tags import Tag
 postgres = load_platform().postgres
 
 if postgres is not None and postgres.recovery is not None:
+    poll = postgres.recovery.poll
     with DAG(
         dag_id="postgres_recovery",
         schedule=None,
@@ -79,7 +80,7 @@ if postgres is not None and postgres.recovery is not None:
         },
     ):
         plan = PlanRecovery(task_id="plan")
-        restore = RestoreInstance(task_id="restore")
+        restore = RestoreInstance(task_id="restore", poke_interval=poll)
         terraform = EmitTerraform(task_id="terraform")
         validate = ValidateRecovery(task_id="validate")
         approve = ApprovePlan(
@@ -90,14 +91,14 @@ if postgres is not None and postgres.recovery is not None:
             response_timeout=postgres.recovery.approval_timeout,
         )
         switch = SwitchRecord(task_id="switch")
-        dns = FollowRecord(task_id="dns")
+        dns = FollowRecord(task_id="dns", poke_interval=poll)
         restart = RestartDeployments(task_id="restart")
-        rollout = FollowRollout(task_id="rollout")
-        sessions = CheckSessions(task_id="sessions")
+        rollout = FollowRollout(task_id="rollout", poke_interval=poll)
+        sessions = CheckSessions(task_id="sessions", poke_interval=poll)
         report = ReportRecovery(task_id="report")
         keep = KeepInstance(task_id="keep", trigger_rule=TriggerRule.ALL_FAILED)
-        roll_back_dns = RollBackRecord(task_id="roll_back_dns", trigger_rule=TriggerRule.ONE_FAILED)
-        roll_back = RollBackDeployments(task_id="roll_back_deployments")
+        roll_back_dns = RollBackRecord(task_id="roll_back_dns", poke_interval=poll, trigger_rule=TriggerRule.ONE_FAILED)
+        roll_back = RollBackDeployments(task_id="roll_back_deployments", poke_interval=poll)
 
         plan >> restore >> [terraform, validate]
         validate >> approve >> switch >> dns >> restart >> rollout >> sessions >> report

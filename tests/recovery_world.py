@@ -29,9 +29,7 @@ Work = Callable[[World, RecoveryPlan], Any]
 class RecoveryWorld:
     """Tables `accounts` (2,000 rows with a key) and `log` (without one) in a schema of this test's own."""
 
-    def __init__(
-        self, rds: LabRds, kubernetes: LabKubernetes, folder: Path, ledger: Engine | None = None
-    ) -> None:
+    def __init__(self, rds: LabRds, kubernetes: LabKubernetes, folder: Path, ledger: Engine | None = None) -> None:
         self.rds, self.kubernetes, self.ledger = rds, kubernetes, ledger
         self.prefix = rds.s3.new_prefix()
         self.store: Store = S3Store(rds.s3.bucket, self.prefix, rds.s3.connection, rds.s3.region)

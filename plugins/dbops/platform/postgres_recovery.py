@@ -95,6 +95,8 @@ class PostgresRecovery(Model):
     """A role with pg_monitor that may read `tables`; host and port are those of the instance that is looked at."""
     restore_timeout: Duration = timedelta(hours=3)
     """An instance that is not available by then has failed."""
+    poll: Duration = timedelta(seconds=15)
+    """How long a step that waits lets pass before it looks again."""
     validations: Annotated[tuple[ValidationQuery, ...], unique("validation"), Field(min_length=1)]
     tables: tuple[ComparedTable, ...] = ()
     """Compared with the damaged instance; each is read once on both."""

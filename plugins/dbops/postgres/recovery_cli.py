@@ -34,7 +34,6 @@ Source = Annotated[str | None, typer.Option("--source", help="The instance. Defa
 Target = Annotated[str, typer.Argument(help="The new instance, as `list` names it.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
-POLL_SECONDS = 5.0
 MOST_TRIES = 20
 """Of a step that finds a server busy or unreachable, one after another."""
 
@@ -162,14 +161,14 @@ def _carry_on(world: World, found: RecoveryPlan, as_json: bool) -> None:
     from dbops.postgres import recovery
 
     state = world.state(found)
-    _until_done("restore", lambda: recovery.restore(world, found))
-    _until_done("terraform", lambda: recovery.emit_terraform(world, found))
+    _until_done(world, "restore", lambda: recovery.restore(world, found))
+    _until_done(world, "terraform", lambda: recovery.emit_terraform(world, found))
     approval = state.step("approve")
     if approval is None or approval.outcome != "done":
         _decide(world, found)
     try:
         for name, work in recovery.STEPS:
-            _until_done(name, lambda work=work: work(world, found))  # type: ignore[misc]
+            _until_done(world, name, lambda work=work: work(world, found))  # type: ignore[misc]
     except DbopsError as problem:
         errors.print(f"[red]{escape(str(problem))}[/]")
         errors.print("rolling back ...")
@@ -185,7 +184,7 @@ def _decide(world: World, found: RecoveryPlan) -> None:
     from dbops.postgres import recovery
 
     findings: list[recovery.Findings] = []
-    _until_done("validate", lambda: findings.append(recovery.check(world, found)))
+    _until_done(world, "validate", lambda: findings.append(recovery.check(world, found)))
     errors.print(escape(findings[-1].describe()))
     now = datetime.now(UTC)
     approved = typer.prompt(f"Type {found.target} to switch to it", default="", err=True) == found.target
@@ -200,10 +199,10 @@ def _back(world: World, found: RecoveryPlan) -> None:
     from dbops.postgres.recovery import BACK
 
     for name, work in BACK:
-        _until_done(name, lambda work=work: work(world, found))  # type: ignore[misc]
+        _until_done(world, name, lambda work=work: work(world, found))  # type: ignore[misc]
 
 
-def _until_done(name: str, work: Callable[[], Any]) -> None:
+def _until_done(world: World, name: str, work: Callable[[], Any]) -> None:
     """Ask for a step until it is done; what may pass by itself is tried again."""
     errors.print(f"{datetime.now(UTC):%T} {name} ...")
     tries = 0
@@ -217,7 +216,7 @@ def _until_done(name: str, work: Callable[[], Any]) -> None:
             if tries == MOST_TRIES:
                 raise
             errors.print(f"[yellow]{escape(str(problem))}[/]; trying again")
-        time.sleep(POLL_SECONDS)
+        time.sleep(world.recovery.poll.total_seconds())
 
 
 def _known(world: World, target: str) -> RecoveryPlan:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dbops.postgres.recovery import Report, World
     from dbops.postgres.recovery_plan import RecoveryPlan
 
-POLL = timedelta(seconds=15)
 TARGET = "recovery_target"  # XCom key
 
 
@@ -90,8 +89,8 @@ class _WaitingStep(BaseSensorOperator):
 
     template_fields: Sequence[str] = ()
 
-    def __init__(self, *, plan_task: str = "plan", poke_interval: timedelta | float = POLL, **kwargs: Any) -> None:
-        super().__init__(mode="reschedule", poke_interval=poke_interval, timeout=timedelta(days=2), **kwargs)
+    def __init__(self, *, plan_task: str = "plan", **kwargs: Any) -> None:
+        super().__init__(mode="reschedule", timeout=timedelta(days=2), **kwargs)
         self.plan_task = plan_task
 
 
