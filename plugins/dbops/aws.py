@@ -15,6 +15,7 @@ LONGEST_TAG = 256
 _BUSY = {
     "InternalFailure",
     "InternalServerException",
+    "PriorRequestNotComplete",
     "InsufficientClusterCapacity",
     "InsufficientCapacityException",
     "RequestTimeout",
@@ -51,6 +52,8 @@ _MISSING = {
     "DBInstanceNotFoundFault",
     "DBSnapshotNotFound",
     "DBSnapshotNotFoundFault",
+    "NoSuchChange",
+    "NoSuchHostedZone",
     "ResourceNotFoundException",
     "ResourceNotFoundFault",
 }

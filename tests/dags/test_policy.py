@@ -73,6 +73,7 @@ def test_dags_of_production_parse_without_errors(parsed: dict[str, Any]) -> None
         "postgres_change_guard",
         "postgres_health",
         "postgres_maintenance",
+        "postgres_recovery",
         "postgres_report",
         "postgres_rpo",
         "redshift_archive",

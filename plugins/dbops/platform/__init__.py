@@ -24,6 +24,7 @@ from dbops.platform.model import (
 from dbops.platform.postgres import Postgres, PostgresHealth, PostgresMaintenance
 from dbops.platform.postgres_backup import ExportScratch, PostgresExport, PostgresExports, PostgresRds
 from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
+from dbops.platform.postgres_recovery import PostgresRecovery
 from dbops.platform.redshift import (
     Archive,
     ArchiveTable,
@@ -69,6 +70,7 @@ __all__ = [
     "PostgresHealth",
     "PostgresMaintenance",
     "PostgresRds",
+    "PostgresRecovery",
     "Problem",
     "Redshift",
     "Retention",

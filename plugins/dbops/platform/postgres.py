@@ -23,6 +23,7 @@ from dbops.platform.fields import (
 )
 from dbops.platform.postgres_backup import DatabaseName, PostgresExports, PostgresRds
 from dbops.platform.postgres_guard import Audit, ChangeGuard, Migrated, PostgresGrantee
+from dbops.platform.postgres_recovery import PostgresRecovery
 from dbops.platform.redshift import Percent, TableName, Window
 
 
@@ -162,6 +163,8 @@ class Postgres(Model):
     audit: Audit = Field(default_factory=Audit)
     access: Annotated[tuple[PostgresGrantee, ...], unique("role")] = ()
     """Who may what. Empty: rights are not reviewed."""
+    recovery: PostgresRecovery | None = None
+    """None: no recovery to a moment by this package."""
 
     @field_validator("rds")
     @classmethod

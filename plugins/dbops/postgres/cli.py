@@ -20,6 +20,7 @@ from dbops.errors import ConfigurationError, DbopsError
 from dbops.platform import Platform, Postgres, load_platform
 from dbops.postgres import guard_cli
 from dbops.postgres.backup_cli import app as backup_app
+from dbops.postgres.recovery_cli import app as recovery_app
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="PostgreSQL: look at its health, report, plan and do maintenance.", no_args_is_help=True)
 app.registered_commands += guard_cli.app.registered_commands
 app.add_typer(backup_app, name="backup")
+app.add_typer(recovery_app, name="recovery")
 
 Databases = Annotated[
     list[str] | None, typer.Option("--database", "-d", help="Only this one; may be repeated. Default: all.")

@@ -75,7 +75,9 @@ class Session:
         self.where = (
             f"PostgreSQL {info.host or 'localhost'}:{info.port or 5432}/{self.info.schema} (connection {info.conn_id})"
         )
-        tls: dict[str, Any] = {name: str(value) for name, value in info.extra.items() if name.startswith("ssl")}
+        # With `hostaddr`, `host` is only the name that the server's certificate must be for.
+        named = ("ssl", "hostaddr")
+        tls: dict[str, Any] = {name: str(value) for name, value in info.extra.items() if name.startswith(named)}
         try:
             self._connection = psycopg2.connect(
                 host=info.host,
