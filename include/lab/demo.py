@@ -282,11 +282,15 @@ def _verified(client: Client, platform: Platform, store: Store, problems: list[s
 
 def _snapshot(client: aerospike.Client) -> dict[bytes, tuple[str, dict[str, Any], int]]:
     """Digest -> set, bins and when it expires (0 = never) of every record of the namespace that will be lost."""
-    found = {}
-    now = time.time()
-    for (_, set_name, _, digest), meta, bins in client.query(LOST[1]).results():
-        expires = 0 if meta["ttl"] == aerospike.TTL_NEVER_EXPIRE else round(now + meta["ttl"])
+    found: dict[bytes, tuple[str, dict[str, Any], int]] = {}
+
+    def take(record: Any) -> None:
+        (_, set_name, _, digest), meta, bins = record
+        # The client makes a TTL of the moment that the server sends, as each record arrives.
+        expires = 0 if meta["ttl"] == aerospike.TTL_NEVER_EXPIRE else round(time.time() + meta["ttl"])
         found[bytes(digest)] = (set_name, bins, expires)
+
+    client.query(LOST[1]).foreach(take)
     return found
 
 
@@ -308,10 +312,9 @@ def _lose_and_restore(lab: Lab, client: Client, problems: list[str]) -> Row:
         conf = {"cluster": LOST[0], "namespace": LOST[1], "point_in_time": moment.isoformat()}
         run_id = client.trigger(RESTORE, conf)
         asked: list[str] = []
-        waiting: dict[
-            int, float
-        ] = {}  # try of the task -> since when; Airflow takes an answer of the first second for a
-        # task that was killed, and asks again
+        # Try of the task -> since when. Airflow takes an answer of the first second for a task that was killed, and
+        # asks again.
+        waiting: dict[int, float] = {}
 
         def approve(run: dict[str, Any], tasks: list[dict[str, Any]]) -> None:
             task = next((t for t in tasks if t["task_id"] == "approve" and t["state"] == "awaiting_input"), None)
