@@ -8,7 +8,18 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
 
-from dbops.platform.fields import ConnectionId, Duration, KmsKey, Model, Name, PlatformError, Region, Whole, refuse, unique
+from dbops.platform.fields import (
+    ConnectionId,
+    Duration,
+    KmsKey,
+    Model,
+    Name,
+    PlatformError,
+    Region,
+    Whole,
+    refuse,
+    unique,
+)
 from dbops.platform.redshift import Days, TableName
 
 DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
