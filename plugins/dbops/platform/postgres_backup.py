@@ -8,7 +8,18 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StrictBool, StringConstraints, ValidationInfo, field_validator
 
-from dbops.platform.fields import ConnectionId, Duration, KmsKey, Model, Name, Region, Whole, refuse, unique
+from dbops.platform.fields import (
+    ConnectionId,
+    Duration,
+    KmsKey,
+    Model,
+    Name,
+    PlatformError,
+    Region,
+    Whole,
+    refuse,
+    unique,
+)
 from dbops.platform.redshift import Days, TableName
 
 DatabaseName = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[^\x00\"/]+$")]  # 63: its limit
@@ -99,8 +110,6 @@ class PostgresExports(Model):
 
     def export(self, name: str) -> PostgresExport:
         """:raises PlatformError: there is none; the message names those that there are."""
-        from dbops.platform.fields import PlatformError
-
         for one in self.sets:
             if one.name == name:
                 return one
