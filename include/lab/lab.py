@@ -26,7 +26,7 @@ from dbops_lab.parts import (
     s3_part,
     syncer_part,
 )
-from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres
+from dbops_lab.postgres import ADMIN, APPLICATION, DATABASES, WAREHOUSE, Postgres, find_binaries
 from dbops_lab.receivers import INBOX, read_inbox
 from dbops_lab.s3 import REGION
 from dbops_lab.supervisor import Part, StartFailed, Supervisor, free_port, write_private
@@ -370,6 +370,11 @@ class Lab:
             "dbops_app": application,
             "dbops_postgres": application,
             "dbops_postgres_maintenance": application,
+            "dbops_postgres_export": application,
+            # Another server than the one that is exported, as a drill wants it.
+            "dbops_postgres_scratch": connections.postgres(
+                known.postgres, WAREHOUSE, secret[f"postgres/{WAREHOUSE}"], "postgres"
+            ),
             "dbops_nameserver": connections.nameserver(known.nameserver),
             "dbops_kubernetes": connections.kubernetes(
                 known.kubernetes, secret["kubernetes"], self.state / "loopback.pem"
@@ -388,6 +393,8 @@ class Lab:
             VARIABLE: str(self.state),
             "DBOPS_PLATFORM": "lab",
             **connections.variables(self.connections()),
+            # pg_dump and pg_restore of the servers' version.
+            "PATH": os.pathsep.join(dict.fromkeys([str(find_binaries()), *os.get_exec_path()])),
             "AWS_ACCESS_KEY_ID": connections.ACCESS_KEY,
             "AWS_SECRET_ACCESS_KEY": connections.SECRET_KEY,
             "AWS_DEFAULT_REGION": REGION,
