@@ -22,6 +22,7 @@ from dbops.platform import Platform, duration_text, load_platform
 from dbops_lab.airflow import Airflow, Client
 from dbops_lab.cli import inbox_table, interruptible, shown
 from dbops_lab.lab import PROJECT, Lab
+from dbops_lab.recovery_demo import RECOVERY, Recovery
 from dbops_lab.seed import seed
 from dbops_lab.traffic import connect, traffic
 from dbops_lab.warehouse_demo import ARCHIVE, WEEKLY, Warehouse
@@ -95,11 +96,12 @@ def _demonstrate(lab: Lab) -> list[str]:
     store = open_store(platform.storage, from_env(platform.storage.connection))
 
     _title("Starting Airflow, and filling the clusters and the warehouse meanwhile")
-    warehouse = Warehouse(lab, platform)
+    warehouse, recovery = Warehouse(lab, platform), Recovery(lab, platform)
     seeded: dict[str, Any] = {}
 
     def fill() -> None:
         warehouse.fill()
+        recovery.fill()
         seeded.update(seed(lab))
 
     filling = threading.Thread(target=fill, name="seed")
@@ -114,7 +116,7 @@ def _demonstrate(lab: Lab) -> list[str]:
     clusters = [cluster.name for cluster in platform.aerospike.clusters]
     full = [f"aerospike_backup_full_{name}" for name in clusters]
     incremental = [f"aerospike_backup_incremental_{name}" for name in clusters]
-    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO, ARCHIVE, WEEKLY])
+    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO, ARCHIVE, WEEKLY, RECOVERY])
     client.start_without_missed_runs([*full, *incremental, DRILL, RPO])
     client.unpause(RESTORE)
     console.print(f"{sum(_objects(platform).values()):,} records in {len(clusters)} clusters")
@@ -122,6 +124,8 @@ def _demonstrate(lab: Lab) -> list[str]:
     problems: list[str] = []
     console.print("The warehouse's old days are archived meanwhile, then it is maintained; see the end.")
     warehouse.begin(client)
+    console.print("PostgreSQL is damaged and recovered meanwhile; see the end.")
+    recovery.begin(client)
     _title("Full backups of every namespace, through Airflow's API")
     client.unpause(VERIFY)
     rows = _run(client, full, problems)
@@ -159,6 +163,14 @@ def _demonstrate(lab: Lab) -> list[str]:
     problems += warehouse.problems
     rows += [Row(run.workflow, run.id, run.state, run.seconds, run.rows, run.bytes) for run in warehouse.runs]
     console.print(warehouse.table())
+
+    _title("PostgreSQL: an UPDATE without WHERE, and a recovery to the second before it, meanwhile")
+    recovery.end()
+    problems += recovery.problems
+    rows.append(Row(RECOVERY, recovery.run_id, recovery.state, recovery.seconds, recovery.rows))
+    for line in recovery.lines:
+        console.print(f"  {escape(line)}")
+    console.print(recovery.table())
 
     _report(rows)
     _objectives(platform, store, problems)

@@ -54,6 +54,7 @@ def test_it_has_the_dags_and_pools_of_the_lab_and_no_other(client: Client) -> No
     wanted |= {f"backup_retention_{cluster.name}" for cluster in clusters} | {"aerospike_backup_verify"}
     wanted |= {"aerospike_restore", "aerospike_restore_drill", "backup_rpo", "sync_validation"}
     wanted |= {"postgres_health", "postgres_report", "postgres_maintenance", "postgres_recovery"}
+    wanted |= {"postgres_backup", "postgres_backup_drill", "postgres_rpo"}
     wanted |= {f"redshift_maintenance_{often}" for often in ("daily", "weekly", "monthly")}
     wanted |= {"redshift_archive", "redshift_archive_restore", "redshift_snapshots", "redshift_restore"}
     client.wait_for_dags([*wanted])

@@ -66,7 +66,7 @@ def ensure_lifecycle(
 
 def rules(prefix: str) -> list[dict[str, Any]]:
     """Our rules for backups, and what is written down about restores, below a prefix of the bucket."""
-    return [*_upkeep(f"{prefix}{ROOT}"), _old_versions(f"{prefix}{restores.ROOT}")]
+    return [*upkeep_rules(f"{prefix}{ROOT}"), _old_versions(f"{prefix}{restores.ROOT}")]
 
 
 def archive_rules(prefix: str, folders: Sequence[str], classes: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
@@ -92,10 +92,11 @@ def archive_rules(prefix: str, folders: Sequence[str], classes: Sequence[tuple[i
         "Filter": {"Prefix": f"{prefix}_leases/"},
         "Expiration": {"Days": LEASE_DAYS},
     }
-    return [*_upkeep(prefix), *tables, leases]
+    return [*upkeep_rules(prefix), *tables, leases]
 
 
-def _upkeep(prefix: str) -> list[dict[str, Any]]:
+def upkeep_rules(prefix: str) -> list[dict[str, Any]]:
+    """The rules that every kind of backup has: unfinished uploads and old versions go."""
     unfinished = {
         "ID": f"dbops {prefix} unfinished uploads",
         "Status": "Enabled",

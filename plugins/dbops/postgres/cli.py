@@ -17,6 +17,7 @@ from rich.table import Table as Printed
 from dbops.connections import from_env
 from dbops.errors import ConfigurationError, DbopsError
 from dbops.platform import Platform, Postgres, load_platform
+from dbops.postgres.backup_cli import app as backup_app
 from dbops.postgres.recovery_cli import app as recovery_app
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dbops.postgres.session import Table
 
 app = typer.Typer(help="PostgreSQL: look at its health, report, plan and do maintenance.", no_args_is_help=True)
+app.add_typer(backup_app, name="backup")
 app.add_typer(recovery_app, name="recovery")
 
 Databases = Annotated[

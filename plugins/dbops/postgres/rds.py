@@ -32,7 +32,7 @@ from dbops.redshift.snapshots import (
 __all__ = [
     "Age", "ForeignSnapshot", "Instance", "InstanceSnapshots", "Recovery", "Snapshot", "begin_copy", "begin_snapshot",
     "calls", "check_automated", "check_recovery", "describe", "expire_snapshot", "open_copies", "open_snapshots",
-    "plan_snapshot_expiry", "rds_client", "snapshot_id", "wait_for_snapshot",
+    "places", "plan_snapshot_expiry", "rds_client", "snapshot_id", "wait_for_snapshot",
 ]  # fmt: skip
 
 POLICY = "include/iam/rds-policy.json"
@@ -156,6 +156,14 @@ def open_copies(postgres: Postgres, connection: ConnectionInfo, region: str) -> 
     return InstanceSnapshots(rds_client(connection, region), postgres.name)
 
 
+def places(postgres: Postgres, rds: PostgresRds, connection: ConnectionInfo) -> dict[str, InstanceSnapshots]:
+    """By region: where snapshots of ours are."""
+    found = {postgres.region: open_snapshots(postgres, connection)}
+    if rds.copy_region:
+        found[rds.copy_region] = open_copies(postgres, connection, rds.copy_region)
+    return found
+
+
 class InstanceSnapshots:
     """The snapshots of an instance in one region: `dbops.redshift.snapshots.Snapshots`."""
 
@@ -201,10 +209,9 @@ class InstanceSnapshots:
 
 def _snapshot(found: Mapping[str, Any]) -> Snapshot:
     """A copy is as old as what it was copied from: that is the moment whose data it holds."""
-    times = (found.get(name) for name in ("OriginalSnapshotCreateTime", "SnapshotCreateTime", "InstanceCreateTime"))
-    # RDS gives no time before the data is at hand: it is of now.
-    pending = str(found.get("Status", "")).lower() in PENDING and not found.get("SnapshotCreateTime")
-    created = datetime.now(UTC) if pending else next((time for time in times if time), datetime.now(UTC))
+    times = [found[name] for name in ("OriginalSnapshotCreateTime", "SnapshotCreateTime") if found.get(name)]
+    # RDS tells no time before the data is at hand: it is of now.
+    created = min(times, default=datetime.now(UTC))
     return Snapshot(
         id=found["DBSnapshotIdentifier"],
         kind="automated" if found.get("SnapshotType") in ("automated", "awsbackup") else "manual",

@@ -127,6 +127,11 @@ class Session:
         with suppress(Exception):  # it may be lost already, and there is nothing left to save
             self._connection.close()
 
+    def cancel(self) -> None:
+        """End the statement that another thread runs here; does nothing when there is none."""
+        with suppress(Exception):  # the session may be lost already: then nothing runs
+            self._connection.cancel()
+
     @property
     def pid(self) -> int:
         """Process of the server."""

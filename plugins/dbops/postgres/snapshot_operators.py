@@ -14,7 +14,6 @@ from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowSkipException
 
 from dbops.adapter import connection, open_ledger
-from dbops.approval import APPROVAL, is_approved
 from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 from dbops.platform import Platform, Postgres, PostgresRds, duration_text, load_platform
 
@@ -28,15 +27,15 @@ AGE, RPO, SETTINGS = "postgres_snapshot_age", "postgres_rpo", "postgres_rds_sett
 
 
 class NotRecoverable(FinalError):
-    """Too much would be lost if the instance were gone now, or its automated backups are not set as they should be."""
+    """There is no automated backup that is young enough, or they are not set as they should be."""
+
+
+class RecoveryLate(RetryableError):
+    """More than the RPO would be lost if the instance were gone now. RDS catches up by itself, or does not."""
 
 
 class SnapshotSlow(FinalError):
     """A snapshot, or its copy, is not done within its time; it goes on by itself."""
-
-
-class NotExpired(FinalError):
-    """Snapshots that a plan lets go are still there."""
 
 
 def rds_of(platform: Platform) -> tuple[Postgres, PostgresRds]:
@@ -58,14 +57,11 @@ def _snapshots(postgres: Postgres) -> InstanceSnapshots:
     return open_snapshots(postgres, connection(postgres.aws_connection))
 
 
-def _places(postgres: Postgres, rds: PostgresRds) -> dict[str, InstanceSnapshots]:
+def snapshot_places(postgres: Postgres, rds: PostgresRds) -> dict[str, InstanceSnapshots]:
     """By region: where snapshots of ours are."""
-    from dbops.postgres.rds import open_copies
+    from dbops.postgres.rds import places
 
-    found = {postgres.region: _snapshots(postgres)}
-    if rds.copy_region:
-        found[rds.copy_region] = open_copies(postgres, connection(postgres.aws_connection), rds.copy_region)
-    return found
+    return places(postgres, rds, connection(postgres.aws_connection))
 
 
 class CheckRecovery(BaseOperator):
@@ -74,7 +70,8 @@ class CheckRecovery(BaseOperator):
     Guarantees: what is not there, and an API that cannot be asked, are failures. Writes the checks `postgres_rpo`,
     `postgres_snapshot_age` and `postgres_rds_settings`.
 
-    :raises NotRecoverable: one of them is not as the platform file wants it; the others were looked at too.
+    :raises RecoveryLate: the RPO is not kept; all else is as it should be.
+    :raises NotRecoverable: something else is not as the platform file wants it; the others were looked at too.
     """
 
     template_fields: Sequence[str] = ()
@@ -109,15 +106,13 @@ class CheckRecovery(BaseOperator):
         settings = "; ".join(found.settings)
         note(name=SETTINGS, ok=not settings, message=settings or "as the platform file wants them")
         self.log.info("%s; automated: %s; %s", found.message, age.message, settings or "settings are as they should be")
-        problems = [
-            text
-            for text, ok in ((found.message, found.ok), (f"automated: {age.message}", age.ok), (settings, not settings))
-            if not ok
-        ]
-        if problems:
-            raise NotRecoverable(
-                f"{postgres.name}: {'; '.join(problems)}. Take a snapshot now (`dbops postgres backup snapshot take`) "
-                "and correct the instance"
+        others = [text for text, ok in ((f"automated: {age.message}", age.ok), (settings, not settings)) if not ok]
+        late = [] if found.ok else [found.message]
+        if late or others:
+            kind = NotRecoverable if others else RecoveryLate
+            raise kind(
+                f"{postgres.name}: {'; '.join([*late, *others])}. Take a snapshot now (`dbops postgres backup "
+                "snapshot`) and correct the instance"
             )
         return {"latest_restorable_seconds": seconds, "newest": age.newest.id if age.newest else None}
 
@@ -198,7 +193,7 @@ class CopyRdsSnapshot(BaseSensorOperator):
         postgres, rds = rds_of(platform)
         if rds.copy_region is None:
             raise AirflowSkipException("the platform file names no region for copies (postgres.rds.copy_region)")
-        places, id = _places(postgres, rds), context["ti"].xcom_pull(task_ids=self.snapshot_task)
+        places, id = snapshot_places(postgres, rds), context["ti"].xcom_pull(task_ids=self.snapshot_task)
         snapshot = places[postgres.region].get(id)
         if snapshot is None:
             raise NotThere(f"copy snapshot {id} of {postgres.name}: it is gone; trigger a new run")
@@ -228,102 +223,3 @@ def _check_time(what: str, status: str, age: timedelta, limit: timedelta) -> Non
             f"{what} is {status} since {duration_text(age)}, {duration_text(limit)} are allowed; it goes on by "
             "itself: clear this task to wait for it again"
         )
-
-
-class PlanRdsExpiry(BaseOperator):
-    """Decide which snapshots of ours, and which copies, may go; a reason for each in the log. Deletes nothing.
-
-    Reads the trigger form: `dry_run`.
-    """
-
-    template_fields: Sequence[str] = ()
-
-    def execute(self, context: Context) -> list[dict[str, str]]:
-        from dbops.postgres.rds import plan_snapshot_expiry
-
-        platform, now = load_platform(), datetime.now(UTC)
-        postgres, rds = rds_of(platform)
-        gone: list[dict[str, str]] = []
-        wanted: list[str] = []
-        for region, snapshots in _places(postgres, rds).items():
-            plan = plan_snapshot_expiry(snapshots.list(), platform.name, rds.keep, platform.retention, now)
-            for decision in plan.decisions:
-                verb = "keeps" if decision.keep else "lets go"
-                self.log.info("%s in %s %s %s: it %s", postgres.name, region, verb, decision.point.id, decision.reason)
-            gone += [
-                {
-                    "region": region,
-                    "id": item.point.id,
-                    "created_at": item.point.snapshot_at.isoformat(),
-                    "reason": item.reason,
-                }
-                for item in plan.expire
-            ]
-            if plan.approval and plan.expire:
-                wanted.append(f"{postgres.name} in {region}: {plan.approval}")
-        dry_run = bool(context["params"].get("dry_run"))
-        text = "\n".join([*wanted, *(f"{item['region']} {item['id']}: {item['reason']}" for item in gone)])
-        context["ti"].xcom_push(APPROVAL, text if wanted and not dry_run else None)
-        if dry_run:
-            raise AirflowSkipException(f"dry run: {len(gone)} snapshots would go, nothing does")
-        return gone
-
-
-class ExpireRdsSnapshots(BaseOperator):
-    """Delete exactly what the plan names; a ledger row each.
-
-    A snapshot that is not what the plan saw any more stays and fails the task; one that is gone already is done.
-
-    :param approval_task: the task that asks; only then an approved plan is carried out, and only there.
-    """
-
-    template_fields: Sequence[str] = ()
-
-    def __init__(self, *, plan_task: str = "plan_snapshots", approval_task: str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.plan_task, self.approval_task = plan_task, approval_task
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        from dbops.ledger import record_action
-        from dbops.postgres.rds import expire_snapshot
-
-        ti = context["ti"]
-        wants_approval = bool(ti.xcom_pull(task_ids=self.plan_task, key=APPROVAL))
-        if wants_approval != bool(self.approval_task):
-            raise AirflowSkipException(
-                "the plan waits for a person" if wants_approval else "the plan needs no approval"
-            )
-        if self.approval_task and not is_approved(context, self.approval_task):
-            raise AirflowSkipException("nobody has approved the plan")
-        plan: list[dict[str, str]] = ti.xcom_pull(task_ids=self.plan_task) or []
-        if not plan:
-            raise AirflowSkipException("no snapshot may go")
-        platform = load_platform()
-        postgres, rds = rds_of(platform)
-        ledger, places = open_ledger(platform), _places(postgres, rds)
-        problems, retryable = [], False
-        for item in plan:
-            at = datetime.now(UTC)
-            try:
-                snapshots = places.get(item["region"])
-                if snapshots is None:
-                    raise FinalError("its region is in the platform file no more")
-                why = expire_snapshot(snapshots, item["id"], datetime.fromisoformat(item["created_at"]), platform.name)
-            except DbopsError as problem:
-                why, retryable = str(problem), retryable or isinstance(problem, RetryableError)
-            if why:
-                problems.append(f"{item['region']} {item['id']}: {why}")
-            record_action(
-                ledger,
-                name="expire",
-                target=f"rds/{item['region']}/{postgres.name}/{item['id']}",
-                run=run_of(context),
-                started_at=at,
-                finished_at=datetime.now(UTC),
-                outcome="failed" if why else "done",
-                message=why or item["reason"],
-                details=item,
-            )
-        if problems:
-            raise (RetryableError if retryable else NotExpired)("; ".join(problems))
-        return {"expired": [item["id"] for item in plan]}
