@@ -48,7 +48,8 @@ if postgres is not None and postgres.recovery is not None:
         schedule=None,
         catchup=False,
         max_active_runs=1,
-        default_args=DEFAULT_ARGS | {"on_failure_callback": remember_error},
+        # Somebody waits for it: its tasks go before those of backups and maintenance.
+        default_args=DEFAULT_ARGS | {"on_failure_callback": remember_error, "priority_weight": 1000},
         tags=[Tag.POSTGRES, Tag.BACKUP, Tag.RESTORE, Tag.CRITICAL],
         description="Brings PostgreSQL back to a point in time, on a new instance",
         doc_md=__doc__,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def answering(answer: str) -> Iterator[None]:
-    """Answer `Approve` or `Reject` once, as soon as somebody is asked."""
+    """Answer `Approve` or `Reject` each time somebody is asked: Airflow may ask again when it was answered at once."""
     gone = threading.Event()
     person = threading.Thread(target=_respond, args=(answer, gone), daemon=True)
     person.start()
@@ -36,9 +36,10 @@ def _respond(answer: str, gone: threading.Event) -> None:
             for ti in session.scalars(waiting):
                 detail = session.get(HITLDetail, ti.id)
                 assert detail is not None
+                if detail.responded_at is not None:
+                    continue
                 detail.responded_by = {"id": "1", "name": "ann"}
                 detail.responded_at = utcnow()
                 detail.chosen_options = [answer]
                 detail.params_input = {}
                 handle_event_submit(TriggerEvent(detail.as_resume_event_payload()), task_instance=ti, session=session)
-                return

@@ -17,6 +17,7 @@ from dbops.postgres import recovery
 from dbops.postgres.recovery import World
 from dbops.postgres.recovery_compare import checksum
 from dbops.postgres.recovery_plan import RecoveryPlan
+from dbops.postgres.recovery_state import Recovery
 from dbops_lab import connections
 from dbops_lab.testing import LabKubernetes, LabRds
 from sqlalchemy import Engine
@@ -46,6 +47,7 @@ class RecoveryWorld:
         )
         for name in (API, SYNCER):
             kubernetes.deploy(NAMESPACE, name, replicas=2)
+        rds.past(rds.rows("select clock_timestamp()")[0][0])  # what is restored as of the latest moment has the tables
         self.file = folder / "recovery.yaml"
         self.configure()
 
@@ -127,6 +129,9 @@ class RecoveryWorld:
             assert time.monotonic() < end, f"{work.__name__} is not done after {seconds:g} s"
             time.sleep(0.1)
         return found
+
+    def state(self, plan: RecoveryPlan) -> Recovery:
+        return Recovery(self.store, plan.target, self.ledger)
 
     def restored(self, plan: RecoveryPlan) -> None:
         self.wait(recovery.restore, plan)

@@ -22,6 +22,7 @@ from dbops.platform import Platform, duration_text, load_platform
 from dbops_lab.airflow import Airflow, Client
 from dbops_lab.cli import inbox_table, interruptible, shown
 from dbops_lab.lab import PROJECT, Lab
+from dbops_lab.recovery_demo import RECOVERY, Recovery
 from dbops_lab.seed import seed
 from dbops_lab.sync_demo import SyncDemo
 from dbops_lab.traffic import connect, traffic
@@ -96,11 +97,12 @@ def _demonstrate(lab: Lab) -> list[str]:
     store = open_store(platform.storage, from_env(platform.storage.connection))
 
     _title("Starting Airflow, and filling the clusters and the warehouse meanwhile")
-    warehouse = Warehouse(lab, platform)
+    warehouse, recovery = Warehouse(lab, platform), Recovery(lab, platform)
     seeded: dict[str, Any] = {}
 
     def fill() -> None:
         warehouse.fill()
+        recovery.fill()
         seeded.update(seed(lab))
 
     filling = threading.Thread(target=fill, name="seed")
@@ -115,7 +117,7 @@ def _demonstrate(lab: Lab) -> list[str]:
     clusters = [cluster.name for cluster in platform.aerospike.clusters]
     full = [f"aerospike_backup_full_{name}" for name in clusters]
     incremental = [f"aerospike_backup_incremental_{name}" for name in clusters]
-    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO, ARCHIVE, WEEKLY])
+    client.wait_for_dags([*full, *incremental, VERIFY, RESTORE, DRILL, RPO, ARCHIVE, WEEKLY, RECOVERY])
     client.start_without_missed_runs([*full, *incremental, DRILL, RPO])
     client.unpause(RESTORE)
     console.print(f"{sum(_objects(platform).values()):,} records in {len(clusters)} clusters")
@@ -125,6 +127,8 @@ def _demonstrate(lab: Lab) -> list[str]:
     warehouse.begin(client)
     sync = SyncDemo(lab)
     sync.begin()
+    console.print("PostgreSQL is damaged and recovered meanwhile; see the end.")
+    recovery.begin(client)
     _title("Full backups of every namespace, through Airflow's API")
     client.unpause(VERIFY)
     rows = _run(client, full, problems)
@@ -166,6 +170,13 @@ def _demonstrate(lab: Lab) -> list[str]:
     _title("The data: drift between PostgreSQL and Aerospike, and a load that lost a file, were found and put right")
     problems += sync.end()
     console.print(sync.table())
+    _title("PostgreSQL: an UPDATE without WHERE, and a recovery to the second before it, meanwhile")
+    recovery.end()
+    problems += recovery.problems
+    rows.append(Row(RECOVERY, recovery.run_id, recovery.state, recovery.seconds, recovery.rows))
+    for line in recovery.lines:
+        console.print(f"  {escape(line)}")
+    console.print(recovery.table())
 
     _report(rows)
     _objectives(platform, store, problems)

@@ -16,10 +16,13 @@ from dbops.errors import DbopsError
 from dbops.platform import Platform
 from dbops.postgres.rds import rds_client
 from dbops.postgres.recovery_compare import checksum
+from dbops.postgres.recovery_state import PHASES
 from dbops.postgres.recovery_time import read_window
 from dbops.postgres.session import Session
 from dbops_lab import dns
 from dbops_lab.airflow import Client
+from dbops_lab.application.lab import database
+from dbops_lab.application.world import World
 from dbops_lab.lab import Lab
 from dbops_lab.rds import CNAME
 from rich.table import Table
@@ -47,6 +50,12 @@ class Recovery:
     """What happened, in words."""
     report: dict[str, Any] = field(default_factory=dict)
 
+    def fill(self) -> None:
+        """Give the application's database the rows of a small world."""
+        home = database(self.lab)
+        home.create()
+        home.seed(World(campaigns=400, line_items=1200, creatives=2000, days=2))
+
     def begin(self, client: Client) -> None:
         """Damage and recover, without waiting for it: see `end`."""
         client.unpause(RECOVERY)
@@ -61,8 +70,9 @@ class Recovery:
         made = Table(title="the time to recovery", title_justify="left", title_style="bold")
         made.add_column("step")
         made.add_column("seconds", justify="right")
-        for name, seconds in self.report.get("phases", {}).items():
-            made.add_row("a person approves" if name == "approve" else name, f"{seconds:.1f}")
+        took = self.report.get("phases", {})
+        for name in (name for name in PHASES.values() if name in took):
+            made.add_row("a person approves" if name == "approve" else name, f"{took[name]:.1f}")
         if self.report:
             colour = "green" if self.report["in_time"] else "red"
             made.add_row("all", f"[{colour}]{self.report['seconds']:.1f}[/] of {self.report['rto_seconds']:.0f}")

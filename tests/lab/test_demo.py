@@ -48,6 +48,7 @@ def test_it_backs_up_changes_and_verifies_through_airflow(tmp_path: Path) -> Non
     assert "records are as they were in the snapshot" in text  # the lost namespace, restored after an approval
     assert "RTO 900 s" in text  # a drill that nobody asked for
     assert "compared again: 0 differ" in " ".join(text.split())  # drift of the synchronisation, repaired
+    assert "of public.targeting_rules are as they were at" in " ".join(text.split())  # PostgreSQL, recovered
     assert not left_in(state)
     assert not state.exists()
 

@@ -100,26 +100,27 @@ def switch(client: Any, zone: str, old: Record, new: Record) -> str:
 
     :raises RecordRefused: it is neither.
     """
-    now = read_record(client, zone, old.name)
-    if not any(same_name(now.value, known.value) for known in (old, new)):
-        raise RecordRefused(
-            f"switch {old.name} from {old.value} to {new.value}: it leads to {now.value}, so somebody else has changed "
-            "it. Nothing was switched"
-        )
-    changes = [
-        {"Action": "DELETE", "ResourceRecordSet": _set(now)},
-        {"Action": "CREATE", "ResourceRecordSet": _set(new)},
-    ]
-    try:
-        with _calls(f"switch {old.name} from {now.value} to {new.value}"):
-            answer = client.change_resource_record_sets(
-                HostedZoneId=zone, ChangeBatch={"Comment": "dbops recovery", "Changes": changes}
+    problem: ApiRefused | None = None
+    for _ in range(2):  # botocore asks again when an answer is lost, and is then refused what it has done itself
+        now = read_record(client, zone, old.name)
+        if not any(same_name(now.value, known.value) for known in (old, new)):
+            raise RecordRefused(
+                f"switch {old.name} from {old.value} to {new.value}: it leads to {now.value}, so somebody else has "
+                "changed it. Nothing was switched"
             )
-    except ApiRefused as problem:
-        if "InvalidChangeBatch" in str(problem):
-            raise RecordRefused(f"{problem}: somebody else changes it just now. Nothing was switched") from None
-        raise
-    return str(answer["ChangeInfo"]["Id"])
+        pairs = (("DELETE", now), ("CREATE", new))
+        changes = [{"Action": action, "ResourceRecordSet": _set(record)} for action, record in pairs]
+        try:
+            with _calls(f"switch {old.name} from {now.value} to {new.value}"):
+                answer = client.change_resource_record_sets(
+                    HostedZoneId=zone, ChangeBatch={"Comment": "dbops recovery", "Changes": changes}
+                )
+                return str(answer["ChangeInfo"]["Id"])
+        except ApiRefused as error:
+            if "InvalidChangeBatch" not in str(error):
+                raise
+            problem = error
+    raise RecordRefused(f"{problem}: somebody else changes it just now. Nothing was switched")
 
 
 def _set(record: Record) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from dbops.aws import as_dict
 from dbops.postgres import recovery
 from dbops.postgres.recovery import Findings
+from dbops_lab.supervisor import Supervisor
+from dbops_lab.testing import LabKubernetes, LabRds
 from recovery_world import API, SYNCER, RecoveryWorld
 
 
@@ -71,3 +76,40 @@ def test_the_new_instance_is_set_up_as_the_source_and_not_as_rds_would(world: Re
     assert tags.items() >= as_dict(source["TagList"]).items()
     assert (tags["dbops-recovery"], tags["dbops-recovered-from"]) == (plan.target, world.rds.name)
     assert recovery.Recovery(world.store, plan.target, None).steps()["restore"].after["problems"] == []
+
+
+def test_a_table_without_a_key_and_rows_that_came_or_went_are_told_apart(world: RecoveryWorld) -> None:
+    good = world.damage()
+    world.rds.rows(
+        f"delete from {world.table} where id <= 3;"
+        f"insert into {world.table} values (9001, 'us', 1, 'new', now());"
+        f"insert into {world.log} values ('new')"
+    )
+    plan = world.begin(good)
+    world.restored(plan)
+    findings = recovery.check(world.open(), plan)
+    accounts, log = findings.tables
+    assert (accounts.changed, accounts.missing, accounts.extra) == (1997, 3, 1)
+    assert (log.changed, log.missing, log.extra) == (0, 0, 1)
+    assert log.examples == ()
+    assert "1 only in the damaged one (lost by the switch)" in findings.describe()
+
+
+def test_an_instance_of_postgresql_14_is_brought_back_to_the_second_too(
+    lab_rds_of: Callable[[int], LabRds], lab_supervisor: Supervisor, tmp_path: Path
+) -> None:
+    rds = lab_rds_of(14)
+    rds.clean()
+    kubernetes = LabKubernetes(rds, lab_supervisor.state)
+    try:
+        world = RecoveryWorld(rds, kubernetes, tmp_path)
+        before = world.checksums()
+        plan = world.begin(world.damage())
+        world.restored(plan)
+        assert world.checksums(plan.target) == before
+        findings = recovery.check(world.open(), plan)
+        assert [one.changed for one in findings.tables] == [2000, 0]
+        assert findings.sessions == {API: 2, SYNCER: 2}
+    finally:
+        kubernetes.api.close()
+        rds.clean()
