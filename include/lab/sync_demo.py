@@ -35,7 +35,7 @@ from dbops_lab.application.events import HOUR, floor_hour
 from dbops_lab.application.publish import Cluster, publish_all
 from dbops_lab.application.world import World
 from dbops_lab.lab import PROJECT, Lab
-from dbops_lab.postgres import ADMIN, APPLICATION
+from dbops_lab.postgres import ADMIN, WAREHOUSE
 from dbops_lab.syncer import Control, Syncer
 from psycopg2 import sql
 from rich.table import Table
@@ -181,15 +181,15 @@ class SyncDemo:
         return file
 
     def _database(self) -> Database:
-        server, password = self.lab.postgres(), self.lab.settings.secrets[f"postgres/{APPLICATION}"]
+        server, password = self.lab.postgres(), self.lab.settings.secrets[f"postgres/{WAREHOUSE}"]
         connection = server.connect(ADMIN)
         connection.autocommit = True
         with suppress(psycopg2.errors.DuplicateDatabase), connection.cursor() as cursor:
             cursor.execute(
-                sql.SQL("create database {} owner {}").format(sql.Identifier(DATABASE), sql.Identifier(APPLICATION))
+                sql.SQL("create database {} owner {}").format(sql.Identifier(DATABASE), sql.Identifier(WAREHOUSE))
             )
         connection.close()
-        self._app = connections.postgres(self.lab.settings.postgres, APPLICATION, password, DATABASE)
+        self._app = connections.postgres(self.lab.settings.postgres, WAREHOUSE, password, DATABASE)
         return Database(connections.info("dbops_app", self._app))
 
     def _pipelines(self) -> Etl:

@@ -66,7 +66,8 @@ class World:
             return list(session.scalars(select(Incident).where(Incident.key == key).order_by(Incident.id)))
 
     def logs(self) -> str:
-        files = [path for path in self.state.rglob("*.log") if "postgres" not in path.parts]
+        servers = {"postgres", "rds"}  # whose own logs are not ours
+        files = [path for path in self.state.rglob("*.log") if path.is_file() and not servers & set(path.parts)]
         return "\n".join(path.read_text(errors="replace") for path in files)
 
 

@@ -218,7 +218,7 @@ def test_the_command_line_encrypts_verifies_and_tells_a_wrong_key_from_damage(
     document["storage"] |= {"prefix": lab_s3.new_prefix(), "encryption": {"mode": "aes128"}}
     eu = document["aerospike"]["clusters"][0]
     eu["namespaces"] = [{"name": space, "track_deletes": True}]
-    del document["sync"]  # names the namespaces that were here
+    del document["sync"], document["consistency"]  # they name the namespaces that were here
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(document))
     port = int(lab_s3.endpoint.rpartition(":")[2])
     made = {"aerospike_eu": connections.aerospike(server.ports), "dbops_s3": connections.s3(port)}

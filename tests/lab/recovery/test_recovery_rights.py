@@ -83,24 +83,24 @@ def test_instances_are_looked_at_and_restored_under_the_policy_and_none_is_chang
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
     iam: Any = boto3.client("iam", **keys, **settings)
     rds: Any = boto3.client("rds", **keys, **settings)
-    rds.create_db_instance(DBInstanceIdentifier="exchange-v2", DBInstanceClass="db.t4g.micro", Engine="postgres",
+    rds.create_db_instance(DBInstanceIdentifier="recovered-v2", DBInstanceClass="db.t4g.micro", Engine="postgres",
                            AllocatedStorage=20, MasterUsername="x", MasterUserPassword="Secret123")  # fmt: skip
-    iam.create_user(UserName="dbops")
-    iam.put_user_policy(UserName="dbops", PolicyName="recovery", PolicyDocument=json.dumps(policy))
-    key = iam.create_access_key(UserName="dbops")["AccessKey"]
+    iam.create_user(UserName="dbops-recovery")
+    iam.put_user_policy(UserName="dbops-recovery", PolicyName="recovery", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="dbops-recovery")["AccessKey"]
     extra = {"endpoint_url": enforcing, "config_kwargs": {"proxies": {}}}
     info = ConnectionInfo("aws", "aws", login=key["AccessKeyId"], password=key["SecretAccessKey"], extra=extra)
 
     client = rds_client(info, "eu-west-1")
-    assert describe_settings(client, "exchange-v2")[0].instance_class == "db.t4g.micro"
-    client.describe_db_instance_automated_backups(DBInstanceIdentifier="exchange-v2")
+    assert describe_settings(client, "recovered-v2")[0].instance_class == "db.t4g.micro"
+    client.describe_db_instance_automated_backups(DBInstanceIdentifier="recovered-v2")
     client.restore_db_instance_to_point_in_time(
-        SourceDBInstanceIdentifier="exchange-v2", TargetDBInstanceIdentifier="exchange-v2-1",
+        SourceDBInstanceIdentifier="recovered-v2", TargetDBInstanceIdentifier="recovered-v2-1",
         UseLatestRestorableTime=True, Tags=[{"Key": "dbops-run", "Value": "r"}],
     )  # fmt: skip
     for call, words in (
-        (client.delete_db_instance, {"DBInstanceIdentifier": "exchange-v2", "SkipFinalSnapshot": True}),
-        (client.modify_db_instance, {"DBInstanceIdentifier": "exchange-v2", "DeletionProtection": False}),
+        (client.delete_db_instance, {"DBInstanceIdentifier": "recovered-v2", "SkipFinalSnapshot": True}),
+        (client.modify_db_instance, {"DBInstanceIdentifier": "recovered-v2", "DeletionProtection": False}),
     ):
         with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
             call(**words)

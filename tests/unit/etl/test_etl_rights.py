@@ -93,9 +93,9 @@ def test_runs_rules_and_files_are_read_under_the_policy(enforcing: str) -> None:
     glue.create_job(Name="events_wins", Role="r", Command={"Name": "glueetl", "ScriptLocation": "s3://x"})
     glue.start_job_run(JobName="events_wins")
     events.put_rule(Name="events_hourly", ScheduleExpression="cron(5 * * * ? *)")
-    iam.create_user(UserName="dbops")
-    iam.put_user_policy(UserName="dbops", PolicyName="etl", PolicyDocument=json.dumps(policy))
-    key = iam.create_access_key(UserName="dbops")["AccessKey"]
+    iam.create_user(UserName="dbops-etl")
+    iam.put_user_policy(UserName="dbops-etl", PolicyName="etl", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="dbops-etl")["AccessKey"]
     extra = {"endpoint_url": enforcing, "config_kwargs": {"proxies": {}}}
     info = ConnectionInfo("aws", "aws", login=key["AccessKeyId"], password=key["SecretAccessKey"], extra=extra)
     etl = load_platform(DIRECTORY / "production.yaml").etl
