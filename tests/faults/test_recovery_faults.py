@@ -79,7 +79,9 @@ def switched(world: RecoveryWorld, plan: RecoveryPlan) -> None:
     ("at", "words"),
     [
         ("2026-11-24T05:59:59", "no time zone"),
-        ((datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds"), "lies in the future"),
+        pytest.param(
+            (datetime.now(UTC) + timedelta(days=1)).isoformat(timespec="seconds"), "lies in the future", id="tomorrow"
+        ),
         ("2040-01-01T00:00:00Z", "lies in the future"),
         ("2020-01-01T00:00:00Z", "too old"),
         ("2026-11-24T05:59:59.5Z", "fractions"),
