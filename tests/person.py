@@ -20,6 +20,27 @@ def answering(answer: str) -> Iterator[None]:
         person.join(5)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nobody answers. `dag.test` has no scheduler, so its look at what has waited for too long is made here."""
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    gone, scheduler = threading.Event(), SchedulerJobRunner(job=Job())
+
+    def sweep() -> None:
+        while not gone.wait(0.5):
+            scheduler.check_awaiting_input_timeouts()
+
+    clock = threading.Thread(target=sweep, daemon=True)
+    clock.start()
+    try:
+        yield
+    finally:
+        gone.set()
+        clock.join(5)
+
+
 def _respond(answer: str, gone: threading.Event) -> None:
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance

@@ -11,7 +11,7 @@ import pytest
 from dbops import ledger
 from dbops_lab import connections
 from dbops_lab.testing import LabKubernetes, LabPostgres, LabRds, LabReceivers
-from person import answering
+from person import answering, silent
 from recovery_world import API, NAMESPACE, SYNCER, RecoveryWorld
 from sqlalchemy import text
 
@@ -29,8 +29,8 @@ class World:
     def __init__(self, recovery: RecoveryWorld, engine: Any, receivers: LabReceivers) -> None:
         self.recovery, self.engine, self.receivers = recovery, engine, receivers
 
-    def run(self, answer: str, **conf: Any) -> dict[str, str]:
-        """Task -> how it ended; "run" is how the run did."""
+    def run(self, answer: str | None, **conf: Any) -> dict[str, str]:
+        """Task -> how it ended; "run" is how the run did. None: nobody answers within a second."""
         from airflow.dag_processing.dagbag import DagBag
 
         dag = DagBag(str(PROJECT / "dags")).dags["postgres_recovery"]
@@ -38,7 +38,9 @@ class World:
             task.retry_delay = timedelta(0)
             if hasattr(task, "poke_interval"):
                 task.poke_interval = 0.2
-        with answering(answer):
+        if answer is None:
+            dag.get_task("approve").response_timeout = timedelta(seconds=1)
+        with answering(answer) if answer else silent():
             run = dag.test(run_conf={"reason": "a test", **conf})
         self.id = f"{run.dag_id}/{run.run_id}"
         states = {ti.task_id: str(ti.state) for ti in run.get_task_instances()}
@@ -115,8 +117,11 @@ def test_an_approved_recovery_leads_everybody_to_the_rows_of_that_second(world: 
     assert world.recovery.kubernetes.token not in told
 
 
-def test_a_rejected_recovery_switches_nothing_and_names_the_instance_that_is_kept(world: World) -> None:
-    states = world.run("Reject", source=world.recovery.rds.name)
+@pytest.mark.parametrize("answer", ["Reject", None], ids=["rejected", "not answered in time"])
+def test_without_an_approval_nothing_is_switched_and_the_instance_that_is_kept_is_named(
+    world: World, answer: str | None
+) -> None:
+    states = world.run(answer, source=world.recovery.rds.name)
     assert {name: state for name, state in states.items() if state != "upstream_failed"} == {
         "plan": "success",
         "restore": "success",

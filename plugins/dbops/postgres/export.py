@@ -45,7 +45,7 @@ from dbops.postgres.exports import (
     manifest_key,
     unwatched,
 )
-from dbops.postgres.programs import DiskFull, Program, Running, find_program, run_program
+from dbops.postgres.programs import DiskFull, Program, Running, find_program, has_zstd, run_program
 from dbops.postgres.session import RightsMissing, Session, StatementCancelled
 from dbops.sql import quoted, statement
 
@@ -329,7 +329,7 @@ class _Work:
     def _custom(
         self, session: Session, seen: Snapshot, program: Program, counting: Future[list[ExportedTable]]
     ) -> list[StoredFile]:
-        arguments = [*self._arguments(seen), "--format=custom"]
+        arguments = [*self._arguments(seen, program), "--format=custom"]
         with (
             open_writer(self._store, self._prefix + CUSTOM, self._key) as writer,
             self._dump(program, session.info, arguments, subprocess.PIPE) as dump,
@@ -349,7 +349,12 @@ class _Work:
     ) -> list[StoredFile]:
         with work_folder(self._settings, self._what) as folder:
             place = folder / "export"
-            arguments = [*self._arguments(seen), "--format=directory", f"--jobs={self._one.jobs}", f"--file={place}"]
+            arguments = [
+                *self._arguments(seen, program),
+                "--format=directory",
+                f"--jobs={self._one.jobs}",
+                f"--file={place}",
+            ]
             with self._dump(program, session.info, arguments, subprocess.DEVNULL) as dump:
                 while dump.process.poll() is None:
                     with suppress(subprocess.TimeoutExpired):
@@ -402,12 +407,14 @@ class _Work:
             finally:
                 timer.cancel()
 
-    def _arguments(self, seen: Snapshot) -> list[str]:
+    def _arguments(self, seen: Snapshot, program: Program) -> list[str]:
         """Names are patterns for pg_dump: quoted, they stand for themselves."""
         wait = round(self._settings.lock_timeout / timedelta(milliseconds=1))
         found = [f"--snapshot={seen.id}", f"--lock-wait-timeout={wait}", "--no-password"]
         if self._one.compression is not None:
             found.append(f"--compress={self._one.compression}")
+        elif has_zstd(program):
+            found.append("--compress=zstd")
         if self._one.tables:
             found += ["--no-blobs", *(f"--exclude-table-data={table.quoted}" for table in seen.chosen.others)]
         return found

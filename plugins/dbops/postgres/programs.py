@@ -82,6 +82,18 @@ def find_program(name: str, at_least: int, folder: str | None, reader_of: str) -
     )
 
 
+def has_zstd(dump: Program) -> bool:
+    """Whether this pg_dump can compress with zstd: from 16 on, when it was built so.
+
+    It says so before it connects, which here is to nobody.
+    """
+    if dump.major < 16:
+        return False
+    arguments = [dump.path, "--compress=zstd", "--no-password", "--host=/dev/null"]
+    said = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30).stderr
+    return "compress" not in said
+
+
 def _programs(name: str, folder: str | None) -> Iterator[Program]:
     if folder is not None:
         places = [Path(folder)]

@@ -17,6 +17,7 @@ from dbops.backups.lease import Lease, LeaseHeld
 from dbops.backups.store import open_store
 from dbops.errors import FinalError
 from dbops.platform import ExportScratch, Retention
+from dbops.postgres.export import CUSTOM
 from dbops.postgres.export_drill import ExportDrill, ProductionTarget, run_export_drill
 from dbops.postgres.export_verify import verify_export
 from dbops.postgres.exports import (
@@ -30,6 +31,7 @@ from dbops.postgres.exports import (
     plan_export_expiry,
     sweep_exports,
 )
+from dbops.postgres.programs import find_program, has_zstd
 from dbops_lab.testing import LabS3
 from export_world import Exported, exported_world, scratch_of
 from postgres_world import World
@@ -99,6 +101,25 @@ def test_what_is_exported_is_whole_and_a_drill_gives_it_back_and_leaves_nothing(
     assert len(left_out) == (0 if name == "all" else 2), "what needs rows that were not exported"
     assert drill_databases(exported) == []
     assert list(Path(str(exported.settings.work_folder)).iterdir()) == []
+
+
+def test_an_export_is_compressed_with_zstd_where_pg_dump_has_it_or_as_the_platform_file_says(
+    exported: Exported, tmp_path: Path
+) -> None:
+    has = has_zstd(find_program("pg_dump", exported.world.major, exported.settings.programs, "the test"))
+    assert has or exported.world.major < 16
+
+    def compression(level: int | None) -> str:
+        exported.change(compression=level)
+        made, file = exported.make(run=f"run/{level}"), tmp_path / f"{level}.dump"
+        file.write_bytes(exported.store.get(made.prefix + CUSTOM))
+        assert problems(exported, made) == ()
+        restore = [exported.world.server.binaries / "pg_restore", "--list", file]
+        listed = subprocess.run(restore, capture_output=True, text=True, check=True).stdout
+        return listed.partition("Compression: ")[2].partition("\n")[0]
+
+    assert compression(None) == ("zstd" if has else "-1")
+    assert compression(6) == ("gzip" if has else "6")
 
 
 def test_counts_and_rows_are_of_one_moment_whatever_is_written_meanwhile(exported17: Exported) -> None:
