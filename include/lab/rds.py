@@ -22,7 +22,9 @@ TTL = 5
 NAMESPACE = "production"
 DEPLOYMENTS = {"exchange-api": 2, "exchange-worker": 1}
 """Programs that use the database, and how many pods each has."""
-CONNECTIONS = ("dbops_app", "dbops_postgres", "dbops_postgres_maintenance")
+CONNECTIONS = (
+    "dbops_app", "dbops_postgres", "dbops_postgres_maintenance", "dbops_postgres_export", "dbops_postgres_scratch",
+)  # fmt: skip
 """Whose logins lie in Secrets Manager, where Airflow finds them first."""
 PREFIX = "airflow/connections"
 

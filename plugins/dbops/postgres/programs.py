@@ -89,7 +89,7 @@ def has_zstd(dump: Program) -> bool:
     """
     if dump.major < 16:
         return False
-    arguments = [dump.path, "--compress=zstd", "--no-password", "--host=/dev/null"]
+    arguments = [str(dump.path), "--compress=zstd", "--no-password", "--host=/dev/null"]
     said = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30).stderr
     return "compress" not in said
 
