@@ -27,6 +27,7 @@ from dbops_lab.seed import seed
 from dbops_lab.sync_demo import SyncDemo
 from dbops_lab.traffic import connect, traffic
 from dbops_lab.warehouse_demo import ARCHIVE, WEEKLY, Warehouse
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
@@ -438,25 +439,25 @@ def _objectives(platform: Platform, store: Store, problems: list[str]) -> None:
 
 
 def _report(rows: list[Row]) -> None:
-    table = Table(title="what ran", title_justify="left", title_style="bold")
-    for column, justify in (("workflow", "left"), ("run", "left"), ("state", "left"), ("seconds", "right")):
-        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for column in ("records", "bytes"):
+    # As wide as a plain terminal at most.
+    table = Table(title="what ran", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in ("workflow", "started", "state"):
+        table.add_column(column, overflow="fold")
+    for column in ("s", "records", "MB"):
         table.add_column(column, justify="right")
-    table.add_column("location", overflow="fold")
     for row in rows:
-        run = row.run.partition("__")[0]
+        by_hand = row.run.startswith("manual__")
         colour = "green" if row.state == "success" else "red"
         table.add_row(
             row.workflow,
-            run,
+            "by hand" if by_hand else "by event",
             f"[{colour}]{row.state}[/]",
             f"{row.seconds:.1f}",
-            f"{row.records:,}",
-            f"{row.bytes:,}",
-            _common(row.locations),
+            f"{row.records:,}" if row.records else "",
+            f"{row.bytes / 1e6:.1f}" if row.bytes else "",
         )
     console.print(table)
+    console.print(f"Backups lie in {_common([place for row in rows for place in row.locations])}")
 
 
 def _common(locations: list[str]) -> str:

@@ -89,9 +89,7 @@ class Warehouse:
             made.add_column(column, justify="right")
         for table in SHOWN:
             for when, found in self.figures.items():
-                made.add_row(
-                    f"public.{table}", when, *(("-" if value is None else f"{value:,g}") for value in found[table])
-                )
+                made.add_row(table, when, *(("-" if value is None else f"{value:,g}") for value in found[table]))
         return made
 
     def _work(self, client: Client) -> None:
