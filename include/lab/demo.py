@@ -440,7 +440,9 @@ def _objectives(platform: Platform, store: Store, problems: list[str]) -> None:
 
 def _report(rows: list[Row]) -> None:
     # As wide as a plain terminal at most.
-    table = Table(title="what ran", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(
+        title="what ran", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, show_edge=False
+    )
     for column in ("workflow", "started", "state"):
         table.add_column(column, overflow="fold")
     for column in ("s", "records", "MB"):
