@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from statistics import median
 
 import pytest
 from dbops.errors import RetryableError
@@ -86,6 +87,20 @@ def test_a_fault_is_found_by_its_check(
     if load.loaded:
         assert shown == expected, [one.message for one in found.values()]
     assert Outcome.BLIND not in shown.values()
+
+
+def test_an_hour_with_far_fewer_rows_than_the_same_hour_of_past_weeks_is_found(
+    look: Look, lab_etl: LabEtl, hour: datetime
+) -> None:
+    weeks = [hour - timedelta(weeks=n) for n in (1, 2, 4)]
+    usual = [lab_etl.run(past, tables=["users"], is_aggregated=False)["users"].loaded for past in weeks]
+    few = lab_etl.run(hour, {"users": "few"}, tables=["users"], is_aggregated=False)["users"].loaded
+    found = judged(look, "users", hour)
+    assert list(bad(found)) == ["etl_rows"], "the files hold what was loaded"
+    rows = found["etl_rows"]
+    assert (rows.value, rows.limit) == (few, median(usual))
+    assert rows.details["past"] == usual, "a week without rows is none"
+    assert f"less than the {median(usual):,.0f} of that hour in 3 past weeks" in rows.message
 
 
 FAMILY_OF_FAULT = {
