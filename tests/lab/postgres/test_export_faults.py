@@ -130,22 +130,28 @@ def test_a_connection_that_is_lost_leaves_nothing_and_a_retry_works(exported: Ex
                  "from generate_series(1, 400000) n")  # fmt: skip
     killed: list[int] = []
 
-    def kill(size: int = 0) -> None:
-        if not killed:
-            rows = exported.world.run(
-                "postgres",
-                f"select pid, pg_terminate_backend(pid) from pg_stat_activity where datname = '{exported.database}'",
-            )
-            killed.extend(pid for pid, _ in rows)
+    def kill(what: str) -> None:
+        rows = exported.world.run(
+            "postgres",
+            f"select pid, pg_terminate_backend(pid) from pg_stat_activity where datname = '{exported.database}' {what}",
+        )
+        killed.extend(pid for pid, _ in rows)
 
     if jobs == 1:
-        ends_as(PostgresUnreachable, exported, on_stored=kill)
+        ends_as(PostgresUnreachable, exported, on_stored=lambda size=0: None if killed else kill(""))
     else:
         import threading
 
-        timer = threading.Timer(0.35, kill)
-        timer.start()
+        given_up = time.monotonic() + 30
+
+        def while_a_table_is_read() -> None:
+            while not killed and time.monotonic() < given_up:
+                kill("and query like 'COPY public.big %'")
+
+        killer = threading.Thread(target=while_a_table_is_read)
+        killer.start()
         ends_as(PostgresUnreachable, exported)
+        killer.join()
     assert killed
     and_a_retry_works(exported)
 
