@@ -302,6 +302,22 @@ class Client:
         except ApiError:
             return None
 
+    def failed(self) -> list[dict[str, Any]]:
+        """The task instances of all DAGs that have failed, or wait to be tried again after that."""
+        path = "/api/v2/dags/~/dagRuns/~/taskInstances?limit=100&state=failed&state=up_for_retry"
+        return list(self.call("GET", path)["task_instances"])
+
+    def log_end(self, task: dict[str, Any], lines: int) -> list[str]:
+        """The last lines that a task instance logged in its last try."""
+        path = f"/api/v2/dags/{task['dag_id']}/dagRuns/{task['dag_run_id']}/taskInstances/{task['task_id']}"
+        number = max(task["try_number"] - (task["state"] == "up_for_retry"), 1)
+        found = self.call("GET", f"{path}/logs/{number}?map_index={task['map_index']}&full_content=true")["content"]
+        said = []
+        for line in found:
+            error = "; ".join(f"{e['exc_type']}: {e['exc_value']}" for e in line.get("error_detail") or ())
+            said.append(" ".join(filter(None, [line.get("timestamp"), line.get("level"), line.get("event"), error])))
+        return said[-lines:]
+
     def approve(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Agree to what a task asks; the text that was agreed to."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"

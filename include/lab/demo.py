@@ -38,6 +38,7 @@ SLICES = 2  # per namespace: a task costs Airflow more than such a small slice c
 RUN_SECONDS = 600.0  # only so that it ends; a run takes half a minute
 VERIFY_SECONDS = 600.0
 TRAFFIC_SECONDS = 5.0
+LOG_LINES = 25  # of each task that failed
 VERIFY = "aerospike_backup_verify"
 RESTORE = "aerospike_restore"
 DRILL = "aerospike_restore_drill"
@@ -182,7 +183,18 @@ def _demonstrate(lab: Lab) -> list[str]:
     _report(rows)
     _objectives(platform, store, problems)
     console.print(inbox_table(lab.inbox()))
+    if problems:
+        _tell_failed(client)
     return problems
+
+
+def _tell_failed(client: Client) -> None:
+    """What the failed tasks said last: the lab and its logs are gone in a moment."""
+    for task in client.failed():
+        where = f"{task['dag_id']}.{task['task_id']}" + (f"[{task['map_index']}]" if task["map_index"] >= 0 else "")
+        console.print(f"\n[red]{where}[/] is {task['state']}, {task['dag_run_id']}; the end of its log:")
+        for line in client.log_end(task, LOG_LINES):
+            console.print(f"  {escape(line)}", soft_wrap=True)
 
 
 def _adopt(environment: dict[str, str]) -> Platform:
