@@ -239,6 +239,76 @@ def test_rows_that_arrive_in_a_day_table_before_it_is_dropped_are_archived(daily
     assert daily.in_archive() == daily.keys
 
 
+def test_a_day_table_takes_no_row_between_its_comparison_and_its_drop(daily: World) -> None:
+    daily.create(own(daily, DAY))
+    daily.load(4, DAY, own(daily, DAY))
+    kept = list(daily.keys)
+    refused: list[str] = []
+
+    def load() -> None:
+        try:
+            daily.load(2, DAY, own(daily, DAY))
+        except StatementRefused as error:
+            refused.append(str(error))
+
+    late = threading.Thread(target=load)
+
+    def begin() -> None:
+        late.start()
+        late.join(0.5)
+        assert late.is_alive(), "it waits for the lock"
+
+    with Hooked(daily.info, "drop", begin) as session:
+        daily.archive(session=session)
+    late.join(10)
+    assert "does not exist" in refused[0], "whoever writes is told, and nothing of it is lost"
+    assert daily.in_archive() == kept
+
+
+def test_a_day_table_that_somebody_else_drops_after_its_unload_is_in_the_archive(daily: World) -> None:
+    daily.create(own(daily, DAY))
+    daily.load(4, DAY, own(daily, DAY))
+    with Hooked(daily.info, "lock", lambda: daily.run(f"drop table {own(daily, DAY)}")) as session:
+        done = daily.archive(session=session)
+    assert (done.archived, done.deleted) == (4, 0)
+    assert daily.in_archive() == daily.keys
+    assert [part.rows for part in daily.archived()] == [4]
+    assert daily.archive().archived == 0, "a later run finds the document"
+    assert daily.staged() == []
+
+
+def test_a_day_table_that_is_made_anew_while_it_is_compared_is_unloaded_again(daily: World) -> None:
+    daily.create(own(daily, DAY))
+    daily.load(4, DAY, own(daily, DAY))
+
+    def swap() -> None:  # as a deep copy does
+        daily.run(
+            f"create table {own(daily, DAY)}_new (like {own(daily, DAY)})",
+            f"insert into {own(daily, DAY)}_new select * from {own(daily, DAY)}",
+            f"drop table {own(daily, DAY)}",
+        )
+
+    def back() -> None:
+        daily.run(f"alter table {own(daily, DAY)}_new rename to {own(daily, DAY).partition('.')[2]}")
+
+    with Hooked(daily.info, "rollback", back, after=True) as session:
+        second = session.run
+
+        def run(sql: str, *values: Any) -> int:
+            if sql.lstrip().lower().startswith("lock") and "marks" in sql and not swapped:
+                swapped.append(True)
+                swap()
+            return second(sql, *values)
+
+        swapped: list[bool] = []
+        session.run = run  # type: ignore[method-assign]
+        done = daily.archive(session=session)
+    assert (done.archived, done.deleted) == (4, 4)
+    assert daily.in_archive() == daily.keys
+    assert sorted(outcome for _, outcome in daily.marks()) == ["deleted", "discarded"]
+    assert [part.rows for part in daily.archived()] == [4]
+
+
 def test_a_day_table_that_a_view_reads_is_not_dropped_and_not_archived_twice(daily: World) -> None:
     daily.create(own(daily, DAY))
     daily.load(4, DAY, own(daily, DAY))

@@ -48,6 +48,7 @@ from dbops.redshift.archive_marks import (
     DELETED,
     DISCARDED,
     Mark,
+    TableGone,
     locked,
     make_marks,
     mark,
@@ -481,21 +482,33 @@ class _Day:
 
         :param is_new: the part has no document yet.
         """
-        why, deleted = self._locked(lambda marks: self._delete_locked(parts, marks, is_new=is_new))
+        of_its_own = self._source() if self.table.days == "tables" else None
+        try:
+            why, deleted = self._locked(
+                lambda marks: self._delete_locked(parts, marks, is_new=is_new, drops=of_its_own),
+                of_its_own.sql if of_its_own is not None else None,
+            )
+        except TableGone:
+            why, deleted = self._locked(lambda marks: self._delete_locked(parts, marks, is_new=is_new, drops=None))
         self.done.deleted += deleted
         return why
 
-    def _locked(self, work: Callable[[dict[str, Mark]], _T]) -> _T:
-        return locked(self.session, self.place, self.dataset, self.day, work)
+    def _locked(self, work: Callable[[dict[str, Mark]], _T], table: str | None = None) -> _T:
+        return locked(self.session, self.place, self.dataset, self.day, work, table=table)
 
     def _delete_locked(
-        self, parts: list[ArchivedPart], marks: dict[str, Mark], *, is_new: bool
+        self, parts: list[ArchivedPart], marks: dict[str, Mark], *, is_new: bool, drops: Source | None
     ) -> tuple[list[str], int]:
-        """What differs, and how many rows were deleted."""
+        """What differs, and how many rows were deleted.
+
+        :param drops: the day's own table, which is locked.
+        """
         for part in parts:
             if part.attempt in marks and marks[part.attempt].outcome != ATTACHED:
                 return [f"attempt {part.attempt} was {marks[part.attempt].outcome} by somebody else"], 0
         source = self._source()  # of now: a column may have been added
+        if source is not None and drops is None and self.table.days == "tables":
+            return [f"{source.name} was not there a moment ago, and is there again"], 0
         table = (
             check_rows(self.session, source.sql, source.columns, source.of_day(self.day))
             if source is not None
@@ -504,6 +517,8 @@ class _Day:
         if table is None or (not table.rows and not is_new):
             log.warning("%s: its rows are gone from the table, and not by us", self.what)
             table = None
+            if is_new:  # the archive has the only copy
+                self._commit(parts[0])
         else:
             assert source is not None
             try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, TypeVar
 
-from dbops.errors import ConfigurationError
+from dbops.errors import ConfigurationError, FinalError
 from dbops.redshift.archive_parts import ArchivePlace
 from dbops.redshift.session import SerializationConflict, Session, StatementRefused
 from dbops.sql import quoted, statement
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 DELETED, DISCARDED, ATTACHED = "deleted", "discarded", "attached"
 CONFLICTS: Final = 6
+UNDEFINED_TABLE: Final = "42P01"
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,32 @@ def mark(
     session.run(sql, *key, outcome, rows, naive(datetime.now(UTC)), naive(until) if until else None)
 
 
-def locked(session: Session, place: ArchivePlace, dataset: str, day: date, work: Callable[[dict[str, Mark]], _T]) -> _T:
+class TableGone(FinalError):
+    """The table that is to be locked is not there."""
+
+
+def locked(
+    session: Session,
+    place: ArchivePlace,
+    dataset: str,
+    day: date,
+    work: Callable[[dict[str, Mark]], _T],
+    *,
+    table: str | None = None,
+) -> _T:
     """A transaction that nobody else is in: it begins with the lock, and then reads the marks of the day.
 
     Repeated when it meets another one all the same (1023).
+
+    :param table: quoted; nobody else may write to it either, until the transaction ends.
+    :raises TableGone: there is no such table, and nothing was done.
     """
     for number in range(CONFLICTS):
         try:
             with session.transaction():
-                session.run(statement("redshift/archive_lock").format(marks=_marks(place)))
+                session.run(statement("redshift/archive_lock").format(table=_marks(place)))
+                if table is not None:
+                    _lock(session, table)
                 return work(read_marks(session, place, dataset, day))
         except SerializationConflict as error:
             if number == CONFLICTS - 1:
@@ -73,6 +91,15 @@ def locked(session: Session, place: ArchivePlace, dataset: str, day: date, work:
             log.info("archive of %s %s: %s", dataset, day, error)
             time.sleep(random.uniform(0.1, 0.5) * 2**number)
     raise AssertionError("the last conflict was raised")
+
+
+def _lock(session: Session, table: str) -> None:
+    try:
+        session.run(statement("redshift/archive_lock").format(table=table))
+    except StatementRefused as error:
+        if error.code != UNDEFINED_TABLE:
+            raise
+        raise TableGone(f"{table} is gone: {error}") from None
 
 
 def make_marks(session: Session, place: ArchivePlace) -> None:
@@ -89,7 +116,8 @@ def make_marks(session: Session, place: ArchivePlace) -> None:
         if not _has_marks(session, place):  # or somebody else was faster
             raise ConfigurationError(
                 f"table {place.settings.marks}, in which deletions are marked, cannot be made: {error}; let somebody "
-                f"make it who may, and grant it to this login: {' '.join(sql.split())}"
+                f"make it who may, and give it to this login, since only an owner may lock it: {' '.join(sql.split())}; "
+                f"alter table {_marks(place)} owner to <login>"
             ) from None
 
 

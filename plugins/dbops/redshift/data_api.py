@@ -22,6 +22,7 @@ from dbops.redshift.session import (
     SerializationConflict,
     StatementCancelled,
     StatementRefused,
+    is_conflict,
 )
 
 WAIT_SECONDS = 20
@@ -42,6 +43,8 @@ _CODES = (
     (re.compile(r"syntax error", re.IGNORECASE), "42601"),
     (re.compile(r"inside a transaction block|multi-command string", re.IGNORECASE), "25001"),
     (re.compile(r"transaction is aborted", re.IGNORECASE), "25P02"),
+    (re.compile(r"VACUUM is running", re.IGNORECASE), "55000"),
+    (re.compile(r"S3ServiceException|S3 ?(Query|Curl)Exception|unload destination", re.IGNORECASE), "XX000"),
 )
 """The Data API gives an error's text alone; these are the codes that callers ask for."""
 _PART = re.compile(r"""(?s) ' (?:[^']|'')* ' | "(?:[^"]|"")*" | --[^\n]* | /\* .*? \*/ | %s | %% """, re.VERBOSE)
@@ -209,7 +212,7 @@ class DataApiSession:
 
 def _explained(error: str, status: str, what: str) -> RetryableError | FinalError:
     message = error.removeprefix("ERROR:").strip() or f"it ended as {status}"
-    if "1023" in message or "serializable isolation violation" in message.lower():
+    if is_conflict(message):
         return SerializationConflict(f"{what}: {message}; run it again")
     if status == "ABORTED" or re.search(r"cancel(l?ed|ling|ing)\b.*(user|timeout|request)", message, re.IGNORECASE):
         return StatementCancelled(f"{what}: {message}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -164,11 +165,19 @@ def _details(error: BaseException) -> tuple[str, str]:
     return "", str(found or error)
 
 
+_CONFLICT = re.compile(r"\s*(ERROR:\s*)?1023\b|.*serializable isolation violation", re.IGNORECASE | re.DOTALL)
+
+
+def is_conflict(message: str) -> bool:
+    """Whether an error's text is that of 1023, and not of a table or a key with that number in its name."""
+    return _CONFLICT.match(message) is not None
+
+
 def _explained(error: BaseException, sql: str, info: ConnectionInfo) -> RetryableError | FinalError:
     code, message = _details(error)
     words = " ".join(sql.split()[:4])
     what = f"{words} ... on Redshift (connection {info.conn_id})"
-    if "1023" in message or code == "40001":
+    if code == "40001" or is_conflict(message):
         return SerializationConflict(f"{what}: {message}; run it again")
     if code == "57014":
         return StatementCancelled(f"{what}: {message}")

@@ -114,6 +114,12 @@ def test_refusals_have_the_same_code(session: Any, sql: str, code: str) -> None:
     assert refused.value.code == code
 
 
+def test_a_table_named_like_the_conflict_is_no_conflict(session: Any) -> None:
+    with pytest.raises(StatementRefused) as refused:
+        session.rows("select * from public.events_1023")
+    assert refused.value.code == "42P01"
+
+
 def test_a_vacuum_runs_outside_of_a_transaction_only(session: Any) -> None:
     session.run("create table dusty (n int)")
     session.run("vacuum dusty")
