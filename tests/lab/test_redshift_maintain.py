@@ -199,6 +199,22 @@ def test_it_waits_for_the_vacuum_of_somebody_else(world: MaintenanceWorld) -> No
     assert {result.outcome for result in results} == {"done"}
 
 
+def test_a_vacuum_that_it_cannot_see_is_waited_for_without_asking_all_the_time(world: MaintenanceWorld) -> None:
+    world.table()
+    world.lab.standin.faults({"match": "^vacuum", "error": "55000", "message": "VACUUM is running", "times": 4})
+    began = time.monotonic()
+    results = world.carry_out()
+    assert summary(results) == [("full", "done"), ("analyze", "done")]
+    assert time.monotonic() - began > 4 * 0.1, "as long as between two looks at anything"
+
+
+def test_a_vacuum_that_it_cannot_see_is_not_waited_for_after_the_window(world: MaintenanceWorld) -> None:
+    world.table()
+    world.lab.standin.faults({"match": "^vacuum", "error": "55000", "message": "VACUUM is running", "times": 1000})
+    results = world.carry_out(last_start=SECOND)
+    assert summary(results) == [("full", "skipped"), ("analyze", "skipped")]
+
+
 def test_it_gives_up_waiting_when_the_window_is_over(world: MaintenanceWorld) -> None:
     world.table()
     world.table("theirs")
@@ -235,19 +251,22 @@ def test_of_two_runs_at_once_each_statement_has_the_cluster_to_itself(
     assert all(end <= start for (_, end), (start, _) in pairwise(spans)), "one at a time"
 
 
-def wait_until_running(world: MaintenanceWorld) -> None:
+RUNS = "select 1 from sys_query_history where status = 'running' and query_text ilike %s"
+
+
+def wait_until_running(world: MaintenanceWorld, what: str = "vacuum") -> None:
     deadline = time.monotonic() + 10
     with ConnectorSession(world.lab.info()) as session:
-        while not running_vacuums(session):
+        while not session.rows(RUNS, f"{what}%"):
             assert time.monotonic() < deadline
             time.sleep(0.05)
 
 
 class Cut:
-    """Sessions of which the last one loses its connection as soon as a VACUUM runs."""
+    """Sessions of which the last one loses its connection as soon as a VACUUM (or an ANALYZE) runs."""
 
-    def __init__(self, world: MaintenanceWorld) -> None:
-        self.world = world
+    def __init__(self, world: MaintenanceWorld, what: str = "vacuum") -> None:
+        self.world, self.what = world, what
         self.opened: list[ConnectorSession] = []
         self.thread = threading.Thread(target=self.cut)
         self.thread.start()
@@ -257,7 +276,7 @@ class Cut:
         return self.opened[-1]
 
     def cut(self) -> None:
-        wait_until_running(self.world)
+        wait_until_running(self.world, self.what)
         self.opened[-1]._connection._usock.shutdown(socket.SHUT_RDWR)
 
 
@@ -288,6 +307,17 @@ def test_a_vacuum_that_goes_on_without_its_connection_is_waited_for(world: Maint
     cut.thread.join()
     assert summary(results) == [("full", "done"), ("analyze", "done")]
     assert [status for _, status in world.vacuums()] == ["Complete"]
+
+
+def test_an_analyze_that_goes_on_without_its_connection_is_waited_for(world: MaintenanceWorld) -> None:
+    world.table()
+    world.lab.standin.faults({"match": "^analyze", "delay": 1.5})
+    cut = Cut(world, "analyze")
+    results = world.carry_out(connect=cut.connect)
+    cut.thread.join()
+    assert summary(results) == [("full", "done"), ("analyze", "done")]
+    ran = world.admin.rows("select count(*) from sys_analyze_history where schema_name = %s", world.schema)
+    assert list(ran[0]) == [1], "not once more beside the one that still ran"
 
 
 def test_a_lost_vacuum_is_cancelled_at_the_hard_end_all_the_same(world: MaintenanceWorld) -> None:

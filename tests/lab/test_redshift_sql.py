@@ -19,8 +19,8 @@ NAMES = """
 advisor analyze_history cancel cold_rows cpu_use date_columns disk_use failed_queries guide_bid_performance
 guide_campaign_debug guide_campaign_performance guide_segment_analysis interleaved_columns load_errors load_totals
 my_rights others_seen one_table open_transactions query_alerts query_counts query_times queue_times queue_use
-queue_use_provisioned recent_loads running_vacuums serverless_use session_facts slow_queries table_figures table_scans
-vacuum_history
+queue_use_provisioned recent_loads running_of_process running_vacuums serverless_use session_facts slow_queries
+table_figures table_scans vacuum_history
 """.split()  # noqa: SIM905 - of maintenance; those of archival and snapshots run in their own tests
 SINCE = datetime(2026, 9, 1)  # noqa: DTZ001 - as system views have it
 UNTIL = datetime(2026, 9, 3)  # noqa: DTZ001
@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "one_table": (1,),
     "query_times": (1.0, SINCE),
     "queue_times": (1.0, SINCE),
+    "running_of_process": (1,),
     "vacuum_history": (1, SINCE),
 }
 TABLES = (

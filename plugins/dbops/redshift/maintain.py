@@ -37,6 +37,7 @@ from dbops.redshift.views import (
     moment,
     one_table,
     open_transactions,
+    running_since,
     running_vacuums,
     session_facts,
     vacuum_history,
@@ -76,6 +77,10 @@ class StepResult:
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+class _SomebodyWasQuicker(Exception):
+    """Another VACUUM began between the look and ours."""
 
 
 # --- carrying it out ----------------------------------------------------------------------------------------
@@ -181,7 +186,14 @@ class Maintainer:
         )
 
     def _step(self, step: Step) -> StepResult | None:
-        """Run it; None: it was lost without a trace."""
+        """Run it, once no other VACUUM does; None: it was lost without a trace."""
+        while True:
+            try:
+                return self._try(step)
+            except _SomebodyWasQuicker:  # and may be invisible to this login: then only another try finds their end
+                time.sleep(self._poll)
+
+    def _try(self, step: Step) -> StepResult | None:
         if self._is_over():
             return self._conclude(
                 step, "skipped", f"not begun: no statement starts after {_at(self._deadlines.last_start)}"
@@ -229,8 +241,8 @@ class Maintainer:
             return None
         except StatementRefused as error:
             if error.code == BUSY and "VACUUM is running" in str(error):
-                self._drop_session()
-                return self._step(step)  # somebody was quicker: wait for them
+                log.info("%s: somebody was quicker, waiting for them", run.statement)
+                raise _SomebodyWasQuicker from None
             return self._conclude(step, "failed", str(error), before, {}, started, person=True)
         finally:
             self._running = None
@@ -280,10 +292,7 @@ class Maintainer:
         self._running = facts.pid
         session = self._reconnected()
         is_cancelled = False
-        while step.form is not None and any(
-            vacuum.pid == facts.pid and vacuum.started_at >= facts.now - timedelta(seconds=1)
-            for vacuum in running_vacuums(session)
-        ):
+        while any(begun >= facts.now - timedelta(seconds=1) for begun in running_since(session, facts.pid)):
             if datetime.now(UTC) >= self._deadlines.hard_end and not is_cancelled:
                 session.rows(statement("redshift/cancel"), facts.pid)
                 is_cancelled = True

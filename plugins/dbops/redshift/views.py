@@ -239,6 +239,11 @@ def running_vacuums(session: Session) -> list[RunningVacuum]:
     ]
 
 
+def running_since(session: Session, pid: int) -> list[datetime]:
+    """Since when statements of another process run, by the cluster's clock."""
+    return [moment(started) for (started,) in read(session, "redshift/running_of_process", "sys_query_history", pid)]
+
+
 def vacuum_history(session: Session, table_id: int, since: datetime) -> list[VacuumRecord]:
     """What VACUUM statements did to a table since a moment of the cluster's clock, the first one first."""
     return [
