@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import re
+import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +88,41 @@ def test_killed_anywhere_the_next_run_has_each_row_once(lab: World, match: str, 
     assert lab.staged() == []
 
 
+@pytest.mark.parametrize(
+    ("match", "after", "skip"),
+    [
+        pytest.param("unload", True, 0, id="after UNLOAD"),
+        pytest.param("lock", True, 0, id="after the first lock"),
+        pytest.param("drop", False, 0, id="before DROP"),
+        pytest.param("drop", True, 0, id="after DROP"),
+        pytest.param("commit", True, 1, id="after COMMIT"),
+    ],
+)
+def test_killed_with_a_table_for_each_day_the_next_run_has_each_row_once(
+    lab_redshift: LabRedshift, lab_s3: LabS3, match: str, after: bool, skip: int
+) -> None:
+    name = f"public.bids_{secrets.token_hex(4)}"
+    lab = world(lab_redshift, lab_s3, table=f"{name}_{{day}}", days="tables")
+    table = lab.configured.source(DAY)
+    lab.create(table)
+    lab.load(ROWS, DAY, table)
+    ours, theirs = forkserver.Pipe()
+    process = forkserver.Process(target=run_in_child, args=(theirs, lab, match, after, skip))
+    process.start()
+    theirs.close()
+    assert ours.recv() == "started"
+    process.join(60)
+    assert process.exitcode == -9
+    with ThreadPoolExecutor(2) as pool:  # two at once: one of them holds the day
+        for run in [pool.submit(lab.archive, holder=f"run-{number}") for number in (1, 2)]:
+            assert run.exception() is None or isinstance(run.exception(), LeaseHeld | RetryableError)
+    lab.archive()
+    assert lab.sql("select count(*) from pg_class where relname = %s", table.partition(".")[2]) == [[0]]
+    assert lab.in_archive() == lab.keys
+    assert [part.rows for part in lab.archived()] == [ROWS]
+    assert lab.staged() == []
+
+
 def test_killed_after_delete_with_rows_arriving_before_the_next_run_they_are_a_part_of_their_own(lab: World) -> None:
     with hooked(lab, "commit", disconnect, after=True, skip=1) as session, pytest.raises(Stopped):
         lab.archive(session=session)
@@ -145,14 +181,26 @@ def test_a_connection_lost_in_mid_unload_or_after_commit_costs_nothing(lab: Worl
     assert lab.in_table() == [], "it was committed, and nobody heard"
     done = lab.archive()
     assert (done.archived, done.deleted, [part.rows for part in done.parts]) == (0, 0, [ROWS])
+    assert done.gone == ROWS, "a retry tells of what nobody heard, or its space is never given back"
+    assert lab.archive().gone == 0
     lab.check()
+
+
+def test_when_the_ledger_did_not_take_a_part_the_retry_tells_of_its_rows(lab: World) -> None:
+    def broken(part: object) -> None:
+        raise RuntimeError("no ledger")
+
+    with pytest.raises(RuntimeError, match="no ledger"):
+        lab.archive(on_part=broken)
+    done = lab.archive()
+    assert (done.archived, done.deleted, done.gone) == (0, 0, ROWS)
 
 
 def test_a_session_that_ends_while_files_are_read_is_opened_again(lab: World) -> None:
     session = lab.open()
     with hooked(lab, "commit", lambda: first._connection.close(), after=True) as first:
         done = lab.archive(session=first, reconnect=lambda: session)
-    assert (done.archived, done.deleted) == (ROWS, ROWS)
+    assert (done.archived, done.deleted, done.gone) == (ROWS, ROWS, ROWS)
     with pytest.raises(RedshiftUnreachable):
         session.rows("select 1")  # it was closed at the end
     lab.check()

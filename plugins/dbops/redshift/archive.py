@@ -114,6 +114,8 @@ class DayDone:
     """Rows that this call archived."""
     deleted: int = 0
     """Rows that this call deleted from the warehouse; those of a part that an earlier run archived are among them."""
+    gone: int = 0
+    """Rows that are gone and of which no call has told before: what an earlier one deleted and then broke off, too."""
     bytes: int = 0
     kept: str | None = None
     """Why the day was left as it is."""
@@ -587,7 +589,11 @@ class _Day:
 
     def finish(self, on_part: OnPart) -> None:
         """Say in each document that its rows are gone, tell whoever remembers it, and only then end the attempt."""
+        below = f"{ATTEMPTS}/{day_prefix(self.dataset, self.day)}"
+        not_ended = {attempt_of(item.key[len(below) :]) for item in self.store.list(below)}
         for part in self.parts:
+            if part.attempt in not_ended:
+                self.done.gone += part.rows
             if part.deleted_at is None or part.attached_at is not None:
                 part = update_part(self.store, part, deleted_at=datetime.now(UTC), attached_at=None)
             on_part(part)

@@ -94,7 +94,7 @@ def run(
                     on_part=lambda part: _remember(ledger, place, part),
                     reconnect=lambda: open_session(info),
                 )  # fmt: skip
-            row |= {"archived": done.archived, "deleted": done.deleted, "bytes": done.bytes, "stays": done.kept}
+            row |= {"archived": done.archived, "deleted": done.gone, "bytes": done.bytes, "stays": done.kept}
         except DbopsError as problem:
             row["error"] = str(problem)
             errors.print(f"[red]{escape(one.dataset)} {day.day}:[/] {escape(str(problem))}")

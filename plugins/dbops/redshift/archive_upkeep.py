@@ -79,6 +79,12 @@ def reclaim(session: Session, table: str, *, patience: float = PATIENCE, pause: 
     return Reclaimed(table, before, _figures(session, table))
 
 
+def has_deleted_rows(session: Session, table: str) -> bool:
+    """Whether the table still stores rows that were deleted; False also when the login cannot see that."""
+    found = _figures(session, table)
+    return found is not None and found[0] > 0
+
+
 def _figures(session: Session, table: str) -> tuple[int, float] | None:
     schema, _, name = table.partition(".")
     try:
