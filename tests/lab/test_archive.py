@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from archive_world import DAY, NOW, Hooked, World, world
+from dbops.connections import ConnectionInfo
 from dbops.errors import ConfigurationError
 from dbops.platform import ArchiveTable, LegalHold
 from dbops.redshift.archive import NotExpired
@@ -27,7 +31,8 @@ from dbops.redshift.archive_restore import (
     restore_day,
 )
 from dbops.redshift.archive_upkeep import VacuumBusy, reclaim
-from dbops.redshift.session import ConnectorSession, Row, StatementRefused
+from dbops.redshift.session import ConnectorSession, Row, StatementRefused, open_session
+from dbops.sql import DIRECTORY
 from dbops_lab.testing import LabRedshift, LabS3
 
 D = timedelta(days=1)
@@ -620,3 +625,52 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
         [sys.executable, "-c", script, "24", str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert int(answer.stdout) < 64
+
+
+# ---------------------------------------------------------------- least privilege
+
+
+def least_privileged(lab: World, schema: str) -> ConnectionInfo:
+    """A login with what grants.sql gives, in a schema that somebody else owns."""
+    name, owner, password = (f"u_{secrets.token_hex(4)}", f"o_{secrets.token_hex(4)}", f"Pw1{secrets.token_hex(8)}")
+    text = (DIRECTORY / "redshift" / "grants.sql").read_text()
+    text = re.sub(r"--.*", "", text)
+    for variable, value in {"dbops": name, "schema": schema, "owner": owner}.items():
+        text = text.replace(f':"{variable}"', f'"{value}"')
+    lab.run(f"create user {name} password '{password}'", f"create user {owner} password '{password}'")
+    lab.run(*(one for one in map(str.strip, text.split(";")) if one))
+    return replace(lab.info, login=name, password=password)
+
+
+@pytest.mark.parametrize("days", ["rows", "tables"])
+def test_the_rights_of_grants_sql_are_enough(lab_redshift: LabRedshift, lab_s3: LabS3, days: str) -> None:
+    schema = f"s_{secrets.token_hex(4)}"
+    lab = world(lab_redshift, lab_s3, days=days, table=f"{schema}.bids" + ("_{day}" if days == "tables" else ""))
+    table = lab.configured.source(DAY)
+    lab.run(f"create schema {schema}")
+    lab.create(table)
+    lab.load(6, DAY, table)
+    lab.settings = lab.settings.model_copy(update={"marks": f"{schema}.marks"})
+    with open_session(least_privileged(lab, schema)) as session:
+        done = lab.archive(session=session)
+        assert (done.archived, done.deleted) == (6, 6)
+        assert lab.in_archive() == lab.keys
+        assert restore_day(session, lab.place, lab.configured.dataset, DAY, holder="restore")
+        assert attach_day(session, lab.place, lab.configured.dataset, DAY, holder="restore", now=NOW) == 6
+        assert lab.in_table(table) == lab.keys
+        assert lab.archive(session=session, now=LATER).deleted == 6
+
+
+def test_a_login_that_may_make_no_table_is_told_what_somebody_else_must_do(lab: World) -> None:
+    lab.load(6)
+    schema = f"s_{secrets.token_hex(4)}"
+    lab.run(f"create schema {schema}", f"grant usage on schema {schema} to public")
+    lab.settings = lab.settings.model_copy(update={"marks": f"{schema}.marks"})
+    info = least_privileged(lab, "public")
+    with open_session(info) as session:
+        with pytest.raises(ConfigurationError, match="grant SELECT, INSERT and DELETE on it to this login") as told:
+            lab.archive(session=session)
+        lab.run(str(told.value).partition("to this login: ")[2])
+        lab.run(f"grant select, insert, delete on {schema}.marks to {info.login}")
+        assert lab.archive(session=session).deleted == 6
+    lab.check()

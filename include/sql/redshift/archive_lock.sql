@@ -2,6 +2,6 @@
 --          the one before it wrote, at every isolation level; and two days of a table do not end each other with 1023.
 -- Source:  https://docs.aws.amazon.com/redshift/latest/dg/r_LOCK.html
 --          A day's own table is locked too before it is compared and dropped: DROP takes whatever is in it.
--- Rights:  owner of the table, or superuser.
+-- Rights:  DELETE on the table. The manual is silent; so it is in PostgreSQL, from which Redshift comes.
 -- Works:   provisioned and serverless.
 lock table {table}

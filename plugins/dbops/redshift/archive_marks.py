@@ -116,9 +116,7 @@ def make_marks(session: Session, place: ArchivePlace) -> None:
         if not _has_marks(session, place):  # or somebody else was faster
             raise ConfigurationError(
                 f"table {place.settings.marks}, in which deletions are marked, cannot be made: {error}; let somebody "
-                f"make it who may, and give it to this login, since only its owner may lock it: "
-                f"{' '.join(sql.split())}; "
-                f"alter table {_marks(place)} owner to <login>"
+                f"make it who may, and grant SELECT, INSERT and DELETE on it to this login: {' '.join(sql.split())}"
             ) from None
 
 

@@ -46,7 +46,9 @@ ACTIONS = {
     "restore_from_snapshot": "redshift-serverless:RestoreFromSnapshot",
     "restore_from_recovery_point": "redshift-serverless:RestoreFromRecoveryPoint",
     "tag_resource": "redshift-serverless:TagResource",
-    "execute_statement": "redshift-data:ExecuteStatement secretsmanager:GetSecretValue",
+    # A login with a secret, with a name, and without either; the same for `iam: true` of the driver.
+    "execute_statement": "redshift-data:ExecuteStatement secretsmanager:GetSecretValue redshift:GetClusterCredentials "
+    "redshift:GetClusterCredentialsWithIAM redshift-serverless:GetCredentials",
     "describe_statement": "redshift-data:DescribeStatement",
     "get_statement_result": "redshift-data:GetStatementResult",
     "cancel_statement": "redshift-data:CancelStatement",
