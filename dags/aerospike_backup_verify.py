@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 from dbops.adapter import DEFAULT_ARGS
-from dbops.aerospike.assets import VERIFIED, backup_asset
-from dbops.aerospike.operators import FindUnverified, VerifyRestorePoint
+from dbops.aerospike.assets import VERIFIED_FULL, backup_asset
+from dbops.aerospike.operators import FindUnverified, TellVerified, VerifyRestorePoint
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
 from dbops.platform import Severity, load_platform
 from dbops.tags import Tag
@@ -42,6 +42,8 @@ with DAG(
     on_success_callback=resolve_on_success,
 ):
     find = FindUnverified(task_id="find_unverified")
-    VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}", outlets=[VERIFIED]).expand(
+    verify = VerifyRestorePoint.partial(task_id="verify", map_index_template="{{ point_name }}").expand(
         point=find.output
     )
+    # Drills follow what is whole, also when something else is damaged; a teardown leaves that run failed.
+    verify >> TellVerified(task_id="tell_drills", outlets=[VERIFIED_FULL]).as_teardown()

@@ -288,6 +288,25 @@ def test_planted_damage_turns_the_drill_red_with_one_incident(world: World) -> N
     assert checks == [(True, "s"), (True, "s")]
 
 
+def test_fulls_that_are_whole_are_told_to_the_drills_in_one_event_and_a_damaged_one_fails_the_run(world: World) -> None:
+    assert world.run(FULL).state == "success"
+    (damaged,) = world.points("bidder")
+    key = catalog.object_key(damaged.manifest, damaged.manifest.objects[0].name)
+    world.store.put(key, world.store.get(key)[:-1])
+    run = world.run(VERIFY)
+    assert run.state == "failed"
+    states = {(task.task_id, str(task.state)) for task in run.get_task_instances()}
+    assert states >= {("verify", "failed"), ("verify", "success"), ("tell_drills", "success")}
+    with sqlite3.connect(Path(os.environ["AIRFLOW_HOME"]) / "airflow.db") as connection:
+        (extra,) = connection.execute(
+            "SELECT e.extra FROM asset_event e JOIN asset a ON a.id = e.asset_id "
+            "WHERE a.name = 'aerospike_verified_full' AND e.source_run_id = ?", (run.run_id,),
+        ).fetchone()  # fmt: skip
+    told = {(point["cluster"], point["namespace"], point["id"]) for point in json.loads(extra)["points"]}
+    assert told == {("eu", name, world.points(name)[0].id) for name in NAMESPACES if name != "bidder"}
+    assert world.run(VERIFY).state == "success", "there is nothing left to read"
+
+
 def test_restore_does_what_its_form_says_of_indexes_bins_and_engine(world: World, tmp_path: Path) -> None:
     client = world.client()
     client.info_all("sindex-create:namespace=spend;set=things;indexname=by_n;bin=n;type=numeric")

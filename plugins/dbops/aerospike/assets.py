@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow.sdk import Asset, AssetAlias
+from airflow.sdk import Asset
 
 
 def backup_asset(cluster: str, namespace: str) -> Asset:
@@ -11,7 +11,4 @@ def backup_asset(cluster: str, namespace: str) -> Asset:
 
 
 VERIFIED_FULL = Asset(name="aerospike_verified_full", group="aerospike_backup")
-"""An event for each full restore point that was found whole; `extra` carries cluster, namespace, id."""
-
-VERIFIED = AssetAlias(name="aerospike_verified", group="aerospike_backup")
-"""What the verifying task has as its outlet: it adds an event of `VERIFIED_FULL` when there is something to tell."""
+"""An event for each run that found full restore points whole; `extra` has `points`: cluster, namespace, id of each."""

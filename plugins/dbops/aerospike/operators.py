@@ -10,12 +10,13 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, log_progress, open_keys, open_ledger, open_platform_store
-from dbops.aerospike.assets import VERIFIED, VERIFIED_FULL, backup_asset
+from dbops.aerospike.assets import VERIFIED_FULL, backup_asset
 from dbops.errors import FinalError
 from dbops.platform import AerospikeCluster, Platform, load_platform
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from pydantic import JsonValue
 
     from dbops.aerospike.cluster import Access
     from dbops.backups.manifest import BackupPlan
@@ -327,7 +328,6 @@ class VerifyRestorePoint(BaseOperator):
     task, no key at all is a warning in its log.
 
     :param point: `{"cluster": ..., "namespace": ..., "id": ...}` of `FindUnverified`.
-    :param outlets: with `VERIFIED` among them, a full that is whole adds an event of `VERIFIED_FULL`.
     """
 
     template_fields: Sequence[str] = ("point",)
@@ -352,7 +352,14 @@ class VerifyRestorePoint(BaseOperator):
             self.log.warning("%s: %s", name, warning)
         if report.ok and isinstance(report.unread, WrongKey):
             raise report.unread
-        done = {"point": name, "objects": report.objects, "records": report.records, "bytes": report.bytes}
+        done = {
+            **self.point,
+            "point": name,
+            "verified": report.conclusive,
+            "objects": report.objects,
+            "records": report.records,
+            "bytes": report.bytes,
+        }
         if not report.conclusive:
             return done | {"unread": str(report.unread)}
         record_verification(
@@ -366,7 +373,34 @@ class VerifyRestorePoint(BaseOperator):
         )
         if not report.ok:
             raise Damaged(f"restore point {name} is damaged: {'; '.join(report.problems)}")
-        if id.endswith("-full") and VERIFIED in self.outlets:
-            context["outlet_events"][VERIFIED].add(VERIFIED_FULL, extra={**self.point})
         self.log.info("%s is whole: %d objects, %d records", name, report.objects, report.records)
         return done
+
+
+class TellVerified(BaseOperator):
+    """Add an event of `VERIFIED_FULL` that names the fulls which this run found whole: drills follow it.
+
+    One task and one event for all of them, with an asset that Airflow knows before it runs: of two tasks that add their
+    first event through an alias at once, Airflow fails one for good.
+
+    :param verify_task: task id of the `VerifyRestorePoint` of this DAG; those that failed hold back no other.
+    :raises AirflowSkipException: there are none.
+    """
+
+    template_fields: Sequence[str] = ()
+
+    def __init__(self, *, verify_task: str = "verify", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.verify_task = verify_task
+
+    def execute(self, context: Context) -> list[JsonValue]:
+        results = context["ti"].xcom_pull(task_ids=[self.verify_task]) or ()
+        points: list[JsonValue] = [
+            {name: done[name] for name in ("cluster", "namespace", "id")}
+            for done in results
+            if isinstance(done, dict) and done["verified"] and done["id"].endswith("-full")
+        ]
+        if not points:
+            raise AirflowSkipException("no full restore point was found whole")
+        context["outlet_events"][VERIFIED_FULL].extra = {"points": points}
+        return points

@@ -279,7 +279,8 @@ class FindDrills(BaseOperator):
             for cluster in platform.aerospike.clusters
             for namespace in cluster.namespaces
         ]
-        if named := {(event.extra["cluster"], event.extra["namespace"]) for event in events if event.extra}:
+        points = [point for event in events for point in event.extra.get("points", ())]
+        if named := {(point["cluster"], point["namespace"]) for point in points}:
             named.update(place for place in never_drilled(open_ledger(platform), DRILL) if place in places)
             places = sorted(named)
         found = newest_points(open_platform_store(platform), places)
