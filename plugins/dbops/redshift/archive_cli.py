@@ -214,7 +214,7 @@ def restore(
     """
     from datetime import timedelta
 
-    from dbops.redshift.archive_restore import attach_day, plan_restore, restore_day
+    from dbops.redshift.archive_restore import attach_day, plan_restore, require_attachable, restore_day
     from dbops.redshift.session import open_session
 
     platform = load_platform()
@@ -226,6 +226,8 @@ def restore(
     if not as_json:
         errors.print(escape(found.describe()))
     if attach:
+        with open_session(info) as session:
+            require_attachable(session, found)
         _typed(f"attach {len(found.days)} days", confirmation, "nothing was loaded")
     holder = f"dbops archive restore on {socket.gethostname()}, pid {os.getpid()}, {uuid.uuid4().hex[:8]}"
     rows: list[dict[str, Any]] = []

@@ -334,19 +334,22 @@ class PlanArchiveRestore(BaseOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         from dbops.redshift.archive_plan import MOST_DAYS
-        from dbops.redshift.archive_restore import plan_restore
+        from dbops.redshift.archive_restore import plan_restore, require_attachable
 
         params = context["params"]
         first = _day(params["first_day"], "First day")
         if first is None:
             raise ConfigurationError("first_day is empty: name the days to bring back")
         last = _day(params.get("last_day"), "Last day") or first
-        plan = plan_restore(_place(load_platform()), params["table"], first, last, thaw=bool(params.get("thaw")))
+        platform = load_platform()
+        plan = plan_restore(_place(platform), params["table"], first, last, thaw=bool(params.get("thaw")))
         if len(plan.days) > MOST_DAYS:
             raise ConfigurationError(f"{len(plan.days)} days are more than the {MOST_DAYS} of a run: name fewer")
         self.log.info("%s", plan.describe())
         text = None
         if params["mode"] == "attach":
+            with _session(platform) as session:
+                require_attachable(session, plan)
             text = f"{plan.describe()}\n\nThe rows go into their table, and stay there for {params['keep_days']} days."
         context["ti"].xcom_push(APPROVAL, text)
         return [{"table": plan.dataset, "day": day.isoformat()} for day in plan.days]

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 KEEP: Final = timedelta(days=7)
 THAWED_DAYS: Final = 7
 LONGEST_NAME: Final = 127
+SIDE_ONLY: Final = "restore the days to their side tables only"
 _LOOKS: Final = 16
 
 
@@ -214,6 +215,34 @@ def _definition(column: Column) -> str:
 # --- attaching ----------------------------------------------------------------------------------------------
 
 
+def require_attachable(session: Session, plan: RestorePlan) -> None:
+    """Look, before anything is loaded, whether the rows can go back into their tables.
+
+    :raises CannotAttach: a table is not there, lacks a column, or numbers its rows itself.
+    """
+    parts = [part for part in plan.parts if part.rows]
+    tables = sorted({part.table for part in parts})
+    found = read_columns(session, tables)
+    for part in parts:
+        what = f"attach {part.dataset} {part.day}"
+        if part.table in found:
+            _require_columns(what, part, found[part.table], SIDE_ONLY)
+        elif part.table == part.dataset:
+            raise CannotAttach(f"{what}: table {part.table} is not there; {SIDE_ONLY}")
+    sql = statement("redshift/archive_identity").format(tables=", ".join(map(literal, tables)))
+    for table, column in session.rows(sql):
+        raise CannotAttach(
+            f"attach {plan.dataset}: column {column} of {table} is an IDENTITY, and INSERT cannot give it a value; "
+            f"{SIDE_ONLY}, and read both tables with UNION ALL"
+        )
+
+
+def _require_columns(what: str, part: ArchivedPart, there: Sequence[Column], do: str) -> None:
+    lacking = sorted({column.name for column in part.columns} - {column.name for column in there})
+    if lacking:
+        raise CannotAttach(f"{what}: {part.table} has no column {', '.join(lacking)} any more; {do}")
+
+
 def attach_day(
     session: Session,
     place: ArchivePlace,
@@ -283,9 +312,7 @@ def _move(
             raise CannotAttach(f"{what}: table {live} is not there; the rows stay in {side}")
         session.run(statement("redshift/archive_attach_table").format(side=where, name=quoted(live.partition(".")[2])))
         return
-    lacking = sorted({column.name for column in parts[0].columns} - {column.name for column in found[live]})
-    if lacking:
-        raise CannotAttach(f"{what}: {live} has no column {', '.join(lacking)} any more; the rows stay in {side}")
+    _require_columns(what, parts[0], found[live], f"the rows stay in {side}")
     names = ", ".join(quoted(column.name) for column in parts[0].columns)
     inserted = session.run(
         statement("redshift/archive_attach").format(table=quoted(*live.split(".", 1)), columns=names, side=where)

@@ -117,7 +117,9 @@ CREATE VIEW rs.columns AS
 SELECT n.nspname, c.oid AS relid, c.relname, c.relowner, a.attname, a.attnum, a.attnotnull,
        CASE a.atttypid WHEN 'jsonb'::regtype THEN 'super' WHEN 'bytea'::regtype THEN 'binary varying'
             ELSE format_type(a.atttypid, a.atttypmod) END AS type,
-       pg_get_expr(d.adbin, d.adrelid) AS default_text,
+       CASE a.attidentity WHEN '' THEN pg_get_expr(d.adbin, d.adrelid)
+            ELSE format('"%s"(%s, %s, %L::text)', CASE a.attidentity WHEN 'a' THEN 'identity' ELSE 'default_identity' END,
+                        c.oid, a.attnum - 1, '1,1') END AS default_text,
        CASE WHEN t.relid IS NULL THEN NULL
             WHEN t.encodings ->> a.attname = 'raw' THEN 'none'
             WHEN t.encodings ? a.attname THEN t.encodings ->> a.attname
