@@ -77,6 +77,8 @@ def explained(error: BaseException, what: str) -> RetryableError | FinalError:
     message = f"{what}: {text[0] if text else type(error).__name__}"
     if code in ("42P01", "42703", "42P17"):
         return TableWrong(f"{message}; correct the pair in the platform file, or the schema")
+    if code.startswith("22"):  # PostgreSQL quotes the value, which may be of a masked column
+        message = re.sub(r'"[^"]*"', '"..."', message)
     if code.startswith(("42", "22")):
         return TableWrong(f"{message}; a column's type is not what the pair says: correct its `form` (SQLSTATE {code})")
     if not code or code.startswith(("08", "40", "53", "55", "57", "58")):
@@ -122,9 +124,11 @@ class Snapshot:
             self._connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             with self._connection.cursor() as cursor:
                 cursor.execute(
+                    # A replica that has replayed all that it received is current only while it still receives.
                     "select clock_timestamp(), pg_is_in_recovery(), case when pg_is_in_recovery() and "
-                    "pg_last_wal_receive_lsn() is distinct from pg_last_wal_replay_lsn() then "
-                    "extract(epoch from clock_timestamp() - pg_last_xact_replay_timestamp()) end"
+                    "(pg_last_wal_receive_lsn() is distinct from pg_last_wal_replay_lsn() "
+                    "or not exists (select from pg_stat_wal_receiver)) then extract(epoch from clock_timestamp() - "
+                    "coalesce(pg_last_xact_replay_timestamp(), pg_postmaster_start_time())) end"
                 )
                 self.at, self.is_replica, behind = cursor.fetchone()
                 self.at = self.at.astimezone(UTC)
@@ -269,6 +273,14 @@ class Snapshot:
             for at in range(0, len(keys), 5000)
         ]
         return np.concatenate(parts) if parts else Rows(len(self.pair.columns) if columns else 0).cut(0)
+
+    def at_user_keys(self, keys: Sequence[str]) -> Longs:
+        """All rows of these user keys, whatever columns make them; the whole table is gone through."""
+        if not keys:
+            return Rows().cut(0)
+        mask = np.ones(kernel.BUCKETS, np.uint8)
+        where = sql.SQL("({})::text = any ({}::text[])").format(self.key, sql.Literal(list(keys)))
+        return self._collected(self._copy(where), mask)
 
     def _keys(self, keys: Sequence[Sequence[str]]) -> sql.Composable:
         names = self.pair.key_columns

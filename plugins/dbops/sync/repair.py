@@ -14,9 +14,11 @@ from typing import Any
 
 from dbops.aerospike.cluster import Access
 from dbops.connections import ConnectionInfo
-from dbops.errors import FinalError, RetryableError
+from dbops.errors import ConfigurationError, FinalError, RetryableError
 from dbops.platform.sync import Sync, SyncColumn, SyncPair
+from dbops.sync.plan import identities
 from dbops.sync.postgres import Snapshot
+from dbops.sync.records import mask_of
 from dbops.sync.validate import PairResult
 
 log = logging.getLogger(__name__)
@@ -140,39 +142,66 @@ def directly(
 ) -> dict[str, int]:
     """Write or remove these records of one pair and cluster ourselves, from what PostgreSQL says now.
 
-    A record's other bins go with it: it is replaced. Once more changes nothing.
+    A record's other bins go with it: it is replaced. Once more changes nothing. A record that somebody changes between
+    our look at its row and our write is left as it is.
 
+    :raises ConfigurationError: PostgreSQL is a replica: what it says may be old.
     :raises RetryableError: what was written before stays written.
     """
-    import aerospike
-    from aerospike.exception import AerospikeError, RecordNotFound
+    from aerospike.exception import AerospikeError
 
-    rows = _rows(sync, pair, postgres, plan)
     done = {"published": 0, "removed": 0}
     try:
         client = official_client(access)
         try:
+            place = (pair.namespace, pair.set, None)
+            # Before the rows: whoever writes a record after that knew a newer row than we do.
+            seen = {one.digest: _generation(client, (*place, bytearray.fromhex(one.digest))) for one in plan}
+            rows = _rows(sync, pair, postgres, plan)
             for one in plan:
-                digest = bytes.fromhex(one.digest)
-                bins, ttl, key = rows.get(one.digest, (None, None, None))
-                if bins is None:
-                    try:
-                        client.remove((pair.namespace, pair.set, None, bytearray(digest)))
-                        done["removed"] += 1
-                    except RecordNotFound:
-                        pass
-                    continue
-                client.put(
-                    (pair.namespace, pair.set, key), bins,
-                    policy={"key": aerospike.POLICY_KEY_SEND, "exists": aerospike.POLICY_EXISTS_CREATE_OR_REPLACE,
-                            "ttl": aerospike.TTL_NEVER_EXPIRE if ttl is None else ttl},
-                )  # fmt: skip
-                done["published"] += 1
+                what = _put_right(client, pair, bytearray.fromhex(one.digest), seen[one.digest], rows.get(one.digest))
+                if what is not None:
+                    done[what] += 1
         finally:
             client.close()
     except AerospikeError as error:
         raise RetryableError(f"repair {access.cluster}/{pair.namespace}.{pair.set}: {error}") from None
     return done
+
+
+def _generation(client: Any, key: tuple[Any, ...]) -> int | None:
+    """None: there is no such record."""
+    _, meta = client.exists(key)
+    return None if meta is None else int(meta["gen"])
+
+
+def _put_right(
+    client: Any, pair: SyncPair, digest: bytearray, generation: int | None, row: tuple[Any, ...] | None
+) -> str | None:
+    """Write or remove one record if it is as it was seen; what was done."""
+    import aerospike
+    from aerospike.exception import RecordExistsError, RecordGenerationError, RecordNotFound
+
+    same = {"gen": aerospike.POLICY_GEN_EQ}  # the generation itself has no other place than the old `meta`
+    try:
+        if row is None:
+            if generation is None:
+                return None
+            client.remove((pair.namespace, pair.set, None, digest), {"gen": generation}, same)
+            return "removed"
+        bins, ttl, key = row
+        exists = aerospike.POLICY_EXISTS_CREATE if generation is None else aerospike.POLICY_EXISTS_REPLACE
+        client.put(
+            (pair.namespace, pair.set, key), bins, {"gen": generation or 0},
+            {"key": aerospike.POLICY_KEY_SEND, "exists": exists,
+             "ttl": aerospike.TTL_NEVER_EXPIRE if ttl is None else ttl} | (same if generation is not None else {}),
+        )  # fmt: skip
+    except (RecordExistsError, RecordGenerationError, RecordNotFound):
+        log.info(
+            "%s.%s %s: somebody else has changed it meanwhile; left as it is", pair.namespace, pair.set, digest.hex()
+        )
+        return None
+    return "published"
 
 
 def official_client(access: Access) -> Any:
@@ -199,7 +228,17 @@ def _rows(
     """By digest: bins, seconds to live and key of the rows that have a record now."""
     made: dict[str, tuple[dict[str, Any], int | None, Any]] = {}
     with Snapshot(postgres, pair, sync.max_replica_lag) as snapshot:
-        rows = snapshot.alive_rows([one.row_key for one in plan if one.row_key is not None])
+        if snapshot.is_replica:
+            raise ConfigurationError(
+                f"repair of {pair.name}: connection {postgres.conn_id} leads to a replica, which may be behind; set "
+                "`repair: syncer`, or let the connection lead to the primary"
+            )
+        # A record that had no row may have one by now, made of whatever columns.
+        unknown = [bytes.fromhex(one.digest) for one in plan if one.row_key is None]
+        rows = snapshot.alive_rows([
+            *(one.row_key for one in plan if one.row_key is not None),
+            *_rows_of(snapshot, unknown),
+        ])
         digests = snapshot.plan.digests(str(key) for key, _, _ in rows)
         for digest, (key, left, values) in zip(digests, rows, strict=True):
             bins = {
@@ -214,6 +253,15 @@ def _rows(
             }
             made[digest.hex()] = (bins, None if left is None else max(1, round(left)), key)
     return made
+
+
+def _rows_of(snapshot: Snapshot, digests: list[bytes]) -> list[tuple[str, ...]]:
+    """Values of the key columns of the rows that have these digests now; the whole table is gone through."""
+    if not digests:
+        return []
+    wanted, found = set(digests), snapshot.keys_of(mask_of(digests))
+    ours = [one in wanted for one in identities(found[:, 0], found[:, 1], found[:, 2])]
+    return [row_key for _, row_key in snapshot.keys_at(found[ours, 4])]
 
 
 def to_bin(column: SyncColumn, value: Any) -> Any:

@@ -2,9 +2,10 @@
 
 1. Both sides are added up in buckets at the same time. Equal buckets are equal rows; nothing of them is read again.
 2. Of buckets that differ, rows are collected on both sides and compared one by one.
-3. What differed is looked at again after the synchronisation lag. It is drift when it still differs and PostgreSQL
-   still has the same row: then the change had its time to arrive. A row that has changed meanwhile is in flight, and is
-   looked at once more.
+3. What differed is looked at again after the synchronisation lag. It is drift when it still differs and both sides are
+   as they were: then the change had its time to arrive. What has changed meanwhile is in flight, and is looked at twice
+   more; what differed at every look is drift then when one side never moved: a record that no change of a busy row
+   reached, or a row whose record somebody else keeps changing.
 
 Memory is that of the buckets (8 MiB a side), of the places of rows (32 MiB at most) and of a batch of rows.
 """
@@ -35,7 +36,7 @@ from dbops.sync.records import Records, batches, mask_of, shown
 
 log = logging.getLogger(__name__)
 
-BATCH = 1 << 20  # rows of both sides that are compared one by one at once
+BATCH = 1 << 18  # rows of both sides that are compared one by one at once; 300 bytes each
 FEW = 20_000  # differences that are looked at again by themselves; with more, the whole is compared again
 LOOKS = 4  # at a row that keeps changing
 MASK = "***"
@@ -139,6 +140,19 @@ class _State:
     row_key: tuple[str, ...] | None = None
     copies: int = 1
     """Rows with that key."""
+    several: bool = False
+    """It had several rows: they are found by the key itself, since other columns may make the same one."""
+    row_still: bool = True
+    """The row is as it was at the first look."""
+    record_still: bool = True
+
+    def follow(self, past: _State) -> None:
+        """Note what moved since another look."""
+        self.row_still = past.row_still and self.row == past.row
+        self.record_still = past.record_still and self.record == past.record
+
+    def is_as(self, past: _State) -> bool:
+        return (self.row, self.record) == (past.row, past.record)
 
     @property
     def differs(self) -> bool:
@@ -190,6 +204,7 @@ class Validation:
         self.lag = pair.lag if lag is None else lag
         self._postgres, self._access, self._max_replica_lag = postgres, access, max_replica_lag
         self._sleep = sleep
+        self._is_replica = False
         self._target = f"{cluster}/{pair.namespace}.{pair.set}"
 
     def run(self, since: datetime | None = None) -> PairResult:
@@ -213,7 +228,14 @@ class Validation:
     # ------------------------------------------------------------------ first look
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(self._postgres, self.pair, self._max_replica_lag)
+        snapshot = Snapshot(self._postgres, self.pair, self._max_replica_lag)
+        self._is_replica = snapshot.is_replica
+        return snapshot
+
+    @property
+    def _pause(self) -> timedelta:
+        """How long a change may take to be seen on both sides."""
+        return self.lag + (self._max_replica_lag if self._is_replica else timedelta(0))
 
     def _everything(self) -> _Look:
         per = kernel.BUCKETS // PARTITIONS
@@ -233,14 +255,16 @@ class Validation:
             sizes = (ours[:, 0] + theirs[:, 0]).astype(np.int64)
             for part in batches(differ, sizes, BATCH):
                 self._compare(snapshot, records, part, ours, places[:known] if known >= 0 else None, look)
-            if self._stable(records) != before:
-                raise ClusterChanged(
-                    f"compare {self.pair.table} with {self._target}: the cluster changed while it was read; "
-                    "run it again"
-                )
+            self._require(records, before)
             if len(look.found) <= FEW:
                 self._name(snapshot, look)
         return look
+
+    def _require(self, records: Records, before: str) -> None:
+        if self._stable(records) != before:
+            raise ClusterChanged(
+                f"compare {self.pair.table} with {self._target}: the cluster changed while it was read; run it again"
+            )
 
     def _stable(self, records: Records) -> str:
         try:
@@ -290,6 +314,7 @@ class Validation:
     def _window(self, since: datetime) -> _Look:
         """The rows that changed since then, against their records."""
         with self._snapshot() as snapshot, Records(self._access, snapshot.plan) as records:
+            before = self._stable(records)
             keys = snapshot.changed_since(since)
             digests = snapshot.plan.digests(key for key, _ in keys)
             here = {
@@ -299,6 +324,7 @@ class Validation:
             }
             look = _Look(snapshot.at, 0, 0, unmapped=tuple(snapshot.unmapped))
             self._fill(snapshot, records, here)
+            self._require(records, before)
             look.rows = sum(state.row is not None for state in here.values())
             look.records = sum(state.record is not None for state in here.values())
             look.found = {digest: state for digest, state in here.items() if state.differs}
@@ -310,47 +336,82 @@ class Validation:
 
     def _second_look(self, first: _Look, result: PairResult, since: datetime | None) -> PairResult:
         total = sum(first.counts.values())
-        log.info("%s: %d differ; a second look in %s", self._target, total, duration_text(self.lag))
+        log.info("%s: %d differ; a second look in %s", self._target, total, duration_text(self._pause))
         if total > FEW:
-            return self._all_again(first, result)
-        known, cleared, pause = first.found, 0, self.lag.total_seconds()
-        confirmed: dict[bytes, _State] = {}
+            return self._all_again(first, result, since)
+        return self._settle(first.found, {}, result, total)
+
+    def _settle(
+        self, known: dict[bytes, _State], confirmed: dict[bytes, _State], result: PairResult, total: int
+    ) -> PairResult:
+        """Look at what is known until it is the same, or drift.
+
+        :param confirmed: what is drift already.
+        :param total: how many differed at the first look.
+        """
         listed: tuple[Difference, ...] = ()
         for look in range(1, LOOKS):
-            self._sleep(pause)
+            if known:
+                self._sleep(self._pause.total_seconds())
             with self._snapshot() as snapshot, Records(self._access, snapshot.plan) as records:
-                now = {digest: _State(None, None, one.key, one.row_key) for digest, one in known.items()}
+                before = self._stable(records)
+                now = {
+                    digest: _State(None, None, one.key, one.row_key, several=one.several or one.copies > 1)
+                    for digest, one in known.items()
+                }
                 self._fill(snapshot, records, now)
+                self._require(records, before)
+                changing: dict[bytes, _State] = {}
                 for digest, state in now.items():
-                    if state.differs and state.row == known[digest].row:
-                        confirmed[digest] = state
-                changing = {d: s for d, s in now.items() if s.differs and d not in confirmed}
-                cleared += len(known) - len(changing) - sum(d in confirmed for d in known)
+                    state.follow(known[digest])
+                    is_last = look == LOOKS - 1 and (state.row_still or state.record_still)
+                    if state.differs:
+                        which = confirmed if state.is_as(known[digest]) or is_last else changing
+                        which[digest] = state
+                known = changing
                 if not changing or look == LOOKS - 1:
                     listed = self._listed(snapshot, records, confirmed)
-                    cleared += len(changing)
                     break
-            known = changing
         counts: dict[str, int] = {}
         for state in confirmed.values():
             counts[state.kind] = counts.get(state.kind, 0) + 1
             if state.copies > 1 and state.kind != "duplicate":
                 counts["duplicate"] = counts.get("duplicate", 0) + 1
-        return _counted(result, counts, cleared, listed)
+        return _counted(result, counts, max(0, total - len(confirmed)), listed)
 
-    def _all_again(self, first: _Look, result: PairResult) -> PairResult:
-        self._sleep(self.lag.total_seconds())
-        again = self._everything()
+    def _all_again(self, first: _Look, result: PairResult, since: datetime | None) -> PairResult:
+        """So many differ that all is compared again; what has moved since is looked at by itself, if that is few."""
+        self._sleep(self._pause.total_seconds())
+        again = self._everything() if since is None else self._window(since)
         total, left = sum(first.counts.values()), sum(again.counts.values())
+        result = replace(result, at=again.at, rows=again.rows, records=again.records)
+        changing: dict[bytes, _State] = {}
+        for digest, state in again.found.items():
+            past = first.found.get(digest)
+            if past is not None:
+                state.follow(past)
+            if past is None or not state.is_as(past):
+                changing[digest] = state
+        unnamed = since is None and len(again.found) > FEW  # by place only while that snapshot lasted
+        if left == len(again.found) and len(changing) <= FEW:
+            still = {digest: state for digest, state in again.found.items() if digest not in changing}
+            if unnamed:
+                some = dict(list(still.items())[: self.listed])
+                with self._snapshot() as snapshot:
+                    self._keys_by_scan(snapshot, some | changing)
+                for digest in still.keys() - some.keys():
+                    still[digest].key, still[digest].row_key = None, None
+            return self._settle(changing, still, result, total)
         chosen = dict(list(again.found.items())[: self.listed])
         with self._snapshot() as snapshot, Records(self._access, snapshot.plan) as records:
-            if len(again.found) > FEW:  # their keys: by place only while that snapshot lasted
+            if unnamed:
                 self._keys_by_scan(snapshot, chosen)
             listed = self._listed(snapshot, records, chosen)
-        result = replace(result, at=again.at, rows=again.rows, records=again.records)
         return _counted(result, again.counts, max(0, total - left), listed)
 
     def _keys_by_scan(self, snapshot: Snapshot, chosen: dict[bytes, _State]) -> None:
+        for state in chosen.values():  # a row may be gone by now, and its place is nobody's
+            state.key, state.row_key = None, None
         found = snapshot.keys_of(mask_of(chosen))
         keys = snapshot.keys_at(found[:, 4])
         for digest, (key, row_key) in zip(snapshot.plan.digests(key for key, _ in keys), keys, strict=True):
@@ -368,7 +429,9 @@ class Validation:
             theirs = there.result()  # before the cluster is asked for keys
             if unknown:
                 self._find_rows(snapshot, records, states, unknown)
-            mine = snapshot.at_keys([state.row_key for state in states.values() if state.row_key is not None])
+            several = [one.key for one in states.values() if one.several and one.key is not None]
+            others = [one.row_key for one in states.values() if not one.several and one.row_key is not None]
+            mine = np.concatenate([snapshot.at_keys(others), snapshot.at_user_keys(several)])
         for digest, row in zip(identities(mine[:, 0], mine[:, 1], mine[:, 2]), mine[:, 3].tolist(), strict=True):
             if (state := states.get(digest)) is not None:
                 state.copies += state.row is not None

@@ -9,11 +9,14 @@ from typing import Any
 import aerospike
 import pytest
 from dbops.connections import ConnectionInfo
+from dbops.errors import ConfigurationError
 from dbops.platform.sync import Expiry, SyncColumn, SyncPair
 from dbops.sync import validate as validation
-from dbops.sync.postgres import ReplicaBehind, TableWrong, require_current
+from dbops.sync.postgres import ReplicaBehind, Snapshot, TableWrong, require_current
+from dbops.sync.records import Records
+from dbops.sync.repair import Repair, directly, plan_repair
 from dbops_lab.testing import LabApp
-from sync_world import named, of, pairs, validate
+from sync_world import access, named, of, pairs, sync, validate
 
 
 @pytest.fixture
@@ -58,6 +61,7 @@ class Table:
 @pytest.fixture
 def table(lab_app: LabApp, client: aerospike.Client) -> Iterator[Table]:
     yield Table(lab_app, client)
+    client.truncate("bidder", "odd", 0)
     client.truncate("bidder", "odd", 0)
 
 
@@ -194,20 +198,87 @@ def test_deleted_and_expired_rows_have_no_record(table: Table) -> None:
 
 
 def test_what_changes_between_the_looks_is_in_flight_and_a_record_of_an_unchanged_row_is_drift(table: Table) -> None:
-    table.fill("id text primary key, v text", ("late", "new"), ("lost", "new"), ("busy", "1"))
-    for key in ("late", "lost", "busy"):
+    keys = ("late", "lost", "busy", "forgotten", "fought over")
+    table.fill("id text primary key, v text", *((key, "new") for key in keys))
+    for key in keys:
         table.put(key, v="old")
     looks = []
 
     def between(seconds: float) -> None:
         looks.append(seconds)
         table.put("late", v="new")
+        table.put("busy", v=f"old {len(looks)}")
+        table.put("fought over", v=f"theirs {len(looks)}")
         with table.app.database.session() as cursor:
-            cursor.execute("update odd set v = v || '1' where id = 'busy'")
+            cursor.execute("update odd set v = v || '1' where id in ('busy', 'forgotten')")
 
     result = validate(table.app, table.pair(), sleep=between, lag=timedelta(seconds=3))
-    assert named(result) == {("different", "lost")}
+    assert named(result) == {("different", "lost"), ("different", "forgotten"), ("different", "fought over")}
     assert (result.in_flight, looks) == (2, [3.0, 3.0, 3.0])
+
+
+def test_a_change_that_is_carried_while_it_is_looked_at_is_no_drift(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.fill("id text primary key, v text", ("k", "r1"))
+    table.put("k", v="r0")
+    collect, looks = Records.collect, []
+
+    def racing(self: Records, mask: Any) -> Any:
+        looks.append(mask)
+        if len(looks) == 2:  # after the snapshot of the second look
+            table.put("k", v="r2")
+            with table.app.database.session() as cursor:
+                cursor.execute("update odd set v = 'r2'")
+        return collect(self, mask)
+
+    monkeypatch.setattr(Records, "collect", racing)
+    result = validate(table.app, table.pair(), sleep=lambda seconds: table.put("k", v="r1") if len(looks) < 2 else None)
+    assert (result.drift, result.in_flight, len(looks)) == (0, 1, 3)
+
+
+def test_rows_that_make_the_same_key_of_other_values_are_duplicates(table: Table) -> None:
+    rows = (("1", "2026-11-25 01:00+00", "x"), ("1", "2026-11-25 02:00+00", "x"))
+    table.fill("a text, t timestamptz, v text", *rows)
+    table.put("1:20261125", v="x")
+    result = validate(table.app, table.pair(key="{a}:{t:YYYYMMDD}"), sleep=lambda seconds: None)
+    assert (result.duplicates, result.in_flight) == (1, 0)
+
+
+def test_of_very_many_differences_those_that_move_are_looked_at_by_themselves(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "FEW", 8)
+    table.fill("id text primary key, v text", *((f"k{n:02}", "a") for n in range(30)))
+    looks: list[float] = []
+
+    def between(seconds: float) -> None:
+        looks.append(seconds)
+        for n in range(20):
+            table.put(f"k{n:02}", v="a" if len(looks) == 1 else "b" if n in (1, 2) else "a")
+        if len(looks) == 1:
+            with table.app.database.session() as cursor:
+                cursor.execute("update odd set v = 'b' where id in ('k01', 'k02')")
+
+    result = validate(table.app, table.pair(), sleep=between)
+    assert named(result) == {("missing", f"k{n:02}") for n in range(20, 30)}
+    assert (result.missing, result.different, result.in_flight) == (10, 0, 20)
+
+
+def test_a_cluster_that_changes_during_the_second_look_is_told(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.fill("id text primary key, v text", ("k", "new"))
+    table.put("k", v="old")
+    states = iter(["a", "a", "a", "b"])
+    monkeypatch.setattr(Records, "state", lambda self: next(states))
+    with pytest.raises(validation.ClusterChanged, match="changed while it was read"):
+        validate(table.app, table.pair(), sleep=lambda seconds: None)
+
+
+def test_an_error_of_a_value_does_not_show_it(table: Table) -> None:
+    table.fill("id text primary key, v text", ("k", "s3cret-token"))
+    with pytest.raises(TableWrong, match="invalid input syntax") as told:
+        validate(table.app, table.pair(SyncColumn(column="v", bin="v", form="integer", masked=True)))
+    assert "s3cret" not in str(told.value)
 
 
 def test_a_window_of_changes_looks_at_what_changed(app: LabApp, client: aerospike.Client) -> None:
@@ -284,3 +355,63 @@ def test_a_replica_that_is_behind_says_nothing() -> None:
     require_current(info, 59.0, timedelta(seconds=60))
     with pytest.raises(ReplicaBehind, match=r"2 min behind .*wait, or name the primary"):
         require_current(info, 120.0, timedelta(seconds=60))
+
+
+# ---------------------------------------------------------------- direct repairs
+
+
+def repaired(table: Table, pair: SyncPair, plan: list[Repair]) -> dict[str, int]:
+    return directly(sync(), pair, table.app.info(), access(table.app), plan)
+
+
+def test_an_extra_record_whose_row_came_back_stays(table: Table) -> None:
+    pair = table.pair(key="{a}:{b}")
+    table.fill("a text, b text, v text", ("9", "9", "z"))
+    table.put("1:2", v="old")
+    table.put("5:5", v="extra")
+    table.put("9:9", v="z")
+    plan = plan_repair([validate(table.app, pair, sleep=lambda seconds: None)], 10)
+    assert {(one.kind, one.key) for one in plan} == {("extra", "1:2"), ("extra", "5:5")}
+    with table.app.database.session() as cursor:
+        cursor.execute("insert into odd values ('1', '2', 'new')")
+    assert repaired(table, pair, plan) == {"published": 1, "removed": 1}
+    result = validate(table.app, pair, sleep=lambda seconds: None)
+    assert (result.ok, result.records) == (True, 2)
+
+
+def test_what_somebody_writes_during_a_repair_is_left(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.fill("id text primary key, v text", ("different", "row"), ("missing", "row"))
+    table.put("different", v="old")
+    table.put("extra", v="old")
+    plan = plan_repair([validate(table.app, table.pair(), sleep=lambda seconds: None)], 10)
+    assert len(plan) == 3
+    begin = Snapshot._begin
+
+    def late(self: Snapshot, *words: Any) -> None:
+        begin(self, *words)
+        for key in ("different", "missing", "extra"):  # a newer row that the syncer carried
+            table.put(key, v="newest")
+
+    monkeypatch.setattr(Snapshot, "_begin", late)
+    assert repaired(table, table.pair(), plan) == {"published": 0, "removed": 0}
+    for key in ("different", "missing", "extra"):
+        assert table.client.get(("bidder", "odd", key))[2] == {"v": "newest"}
+
+
+def test_nothing_is_repaired_from_a_replica(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    table.fill("id text primary key, v text", ("k", "row"))
+    plan = plan_repair([validate(table.app, table.pair(), sleep=lambda seconds: None)], 10)
+    begin = Snapshot._begin
+
+    def replica(self: Snapshot, *words: Any) -> None:
+        begin(self, *words)
+        self.is_replica = True
+
+    monkeypatch.setattr(Snapshot, "_begin", replica)
+    with pytest.raises(ConfigurationError, match="leads to a replica"):
+        repaired(table, table.pair(), plan)
+    waits: list[float] = []
+    validate(
+        table.app, table.pair(), sleep=waits.append, lag=timedelta(seconds=3), max_replica_lag=timedelta(seconds=9)
+    )
+    assert waits == [12.0], "a change may wait for the replica before the syncer's time counts"
