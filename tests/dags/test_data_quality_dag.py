@@ -124,7 +124,7 @@ def test_a_difference_is_one_incident_of_its_system_until_its_day_is_the_same(wo
 
     mails = [mail for mail in world.receivers.inbox("smtp") if "Data quality" in mail["subject"]]
     assert len(mails) == 5
-    assert "1 of 7 checks fail" in mails[0]["subject"]
+    assert "of 7 checks 1 fail" in mails[0]["subject"]
     assert "all 7 checks are well" in mails[-1]["subject"]
     assert len(mails[-1]["attached"]) == 7
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_looked_at_fails_the_run_and_the_rest_is_checked_and_mail
     assert {row.ok for row in world.checks("consistency_campaigns").values()} == {True}
     assert list(world.open_incidents()) == ["failed/data_quality"]
     (mail,) = [mail for mail in world.receivers.inbox("smtp") if "Data quality" in mail["subject"]]
-    assert "3 of 7 checks fail" in mail["subject"]
+    assert "of 7 checks 3 fail" in mail["subject"]
     assert "has no column spent" in mail["html"]
     day = str(world.databases.days[0])
     assert world.run(first_day=day, last_day=day).state == "success"  # which is not all that the schedule looks at

@@ -111,7 +111,7 @@ class SendSummary(BaseOperator):
             self.log.log(INFO if one.ok else WARNING, "%s %s: %s", one.name, one.target, one.message)
         done = find_action(ledger, SUMMARY, platform.name, run)
         if done is None or done.outcome != "done":  # a retry sends no second one
-            alert = summary_alert(run, found)
+            alert = summary_alert(run, found, now)
             report(context, [alert], [alert.key])  # a report is no problem that lasts
             record_action(
                 ledger, name=SUMMARY, target=platform.name, run=run, started_at=now, finished_at=datetime.now(UTC),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from dbops.alerts import Alert, Severity
@@ -22,6 +22,8 @@ MOST_NAMED = 10
 MOST_FAILING, MOST_SHOWN = 20, 100
 """Lines and charts of a summary."""
 OPEN_DAYS = "open_days"
+STALE = timedelta(days=2)
+"""Every check of the data is made once a day at least."""
 
 
 def open_days(details: Mapping[str, Any] | None) -> list[date]:
@@ -68,15 +70,25 @@ def campaign_alert(found: CampaignResult, still_open: Iterable[date]) -> Alert:
     )
 
 
-def summary_alert(run: str, found: Sequence[Trend]) -> Alert:
-    """The mail about all checks of the data."""
-    failing = [one for one in found if not one.ok]
-    title = f"Data quality: {len(failing)} of {len(found)} checks fail" if failing else (
-        f"Data quality: all {len(found)} checks are well" if found else "Data quality: nothing was checked"
-    )  # fmt: skip
+def summary_alert(run: str, found: Sequence[Trend], now: datetime) -> Alert:
+    """The mail about all checks of the data. One that nobody has made for `STALE` is not well, whatever it said last."""
+    stale = [one for one in found if now - one.at > STALE]
+    failing = [one for one in found if not one.ok and one not in stale]
+    told = [f"{len(failing)} fail"] if failing else []
+    told += [f"{len(stale)} were not looked at"] if stale else []
+    if told:
+        title = f"Data quality: of {len(found)} checks {', '.join(told)}"
+    else:
+        title = f"Data quality: all {len(found)} checks are well" if found else "Data quality: nothing was checked"
     lines = [f"{one.name} {one.target}, {one.at:%d %b %H:%M} UTC: {one.message}" for one in failing[:MOST_FAILING]]
     if len(failing) > MOST_FAILING:
         lines.append(f"and {len(failing) - MOST_FAILING} more")
+    lines += [
+        f"{one.name} {one.target}: not looked at since {one.at:%d %b %H:%M} UTC; is its DAG paused, or was it removed?"
+        for one in stale[:MOST_FAILING]
+    ]
+    if len(stale) > MOST_FAILING:
+        lines.append(f"and {len(stale) - MOST_FAILING} more that were not looked at")
     lines.append("Each chart shows the worst value of each day; a red dot is a day on which the check failed.")
     return Alert(
         severity=Severity.SUMMARY,
