@@ -71,7 +71,7 @@ def campaign_alert(found: CampaignResult, still_open: Iterable[date]) -> Alert:
 
 
 def summary_alert(run: str, found: Sequence[Trend], now: datetime) -> Alert:
-    """The mail about all checks of the data. One that nobody has made for `STALE` is not well, whatever it said last."""
+    """The mail about all checks of the data. One that nobody has made for `STALE` is not well."""
     stale = [one for one in found if now - one.at > STALE]
     failing = [one for one in found if not one.ok and one not in stale]
     told = [f"{len(failing)} fail"] if failing else []
