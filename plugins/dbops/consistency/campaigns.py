@@ -43,11 +43,13 @@ class CampaignResult:
 
     @property
     def ok(self) -> bool:
-        return self.unknown == 0
+        return self.unknown == 0 and self.events > 0
 
     @property
     def message(self) -> str:
         """One line."""
+        if not self.events:
+            return f"no event of a campaign from {self.days[0]} to {self.days[-1]}: there is nothing to look at"
         seen = f"{self.events:,} events from {self.days[0]} to {self.days[-1]}"
         if self.ok:
             return f"{seen}: all of campaigns that exist"
@@ -96,7 +98,7 @@ def check_campaigns(
             CampaignResult(
                 _name(one), tuple(days), sum(sum(names.values()) for names in table.values()),
                 sum(item.events for item in found), len({item.campaign for item in found}),
-                tuple(sorted({item.day for item in found})),
+                tuple(sorted({item.day for item in found})) if any(table.values()) else tuple(days),
                 tuple(sorted(found, key=lambda item: (-item.events, item.day, item.campaign))[: consistency.listed]),
             )
         )  # fmt: skip

@@ -72,11 +72,13 @@ class SpendResult:
 
     @property
     def ok(self) -> bool:
-        return self.differ == 0
+        return self.differ == 0 and self.compared > 0
 
     @property
     def message(self) -> str:
         """One line."""
+        if not self.compared:
+            return f"no spend from {self.days[0]} to {self.days[-1]} in any system: there is nothing to compare"
         seen = f"{self.compared:,} line items and days from {self.days[0]} to {self.days[-1]}"
         if self.ok:
             return f"{seen}: the same spend as elsewhere"
@@ -168,7 +170,7 @@ class SpendCheck:
         return [
             SpendResult(
                 system, tuple(days), compared, len(mine), sum((abs(one.off) for one in mine), ZERO),
-                tuple(sorted({one.day for one in mine})),
+                tuple(sorted({one.day for one in mine})) if compared else tuple(days),
                 tuple(sorted(mine, key=lambda one: (-abs(one.off), one.day, one.line_item))[: self.listed]),
             )
             for system, mine in made.items()

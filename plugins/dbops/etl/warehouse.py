@@ -101,6 +101,8 @@ class Orphans:
     orphans: int
     others: int
     """Rows of the other table that they could refer to."""
+    nulls: int = 0
+    """Rows of the hour whose reference is NULL."""
 
 
 def loads_of(session: Session, pipeline: Pipeline, hour: datetime) -> Loads:
@@ -208,8 +210,8 @@ def orphans_of(session: Session, pipeline: Pipeline, reference: Reference, hour:
         other=_table(reference.table), other_time=quoted(reference.time), of=quoted(reference.of),
     )  # fmt: skip
     span = (naive(hour - reference.back), naive(hour + HOUR))
-    rows, orphans, others = session.rows(text, *span * 2, naive(hour), naive(hour + HOUR))[0]
-    return Orphans(reference, int(rows), int(orphans), int(others))
+    rows, orphans, others, nulls = session.rows(text, *span * 2, naive(hour), naive(hour + HOUR))[0]
+    return Orphans(reference, int(rows), int(orphans), int(others), int(nulls))
 
 
 def _table(name: str) -> str:

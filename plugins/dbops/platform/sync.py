@@ -29,12 +29,13 @@ from dbops.platform.fields import (
 Identifier = Annotated[str, StringConstraints(pattern=r'^[^\x00".]{1,63}$')]
 BinName = Annotated[str, StringConstraints(pattern=r"^[^\x00\s]{1,15}$")]
 Form = Literal[
-    "text", "integer", "double", "bool", "epoch_us", "epoch_ms", "epoch_s", "iso", "scaled", "decimal", "json",
-    "json_text",
+    "text", "integer", "double", "bool", "bool_int", "epoch_us", "epoch_ms", "epoch_s", "iso", "scaled", "decimal",
+    "json", "json_text",
 ]  # fmt: skip
-"""What a bin holds: a text; an integer; a double; a boolean (or 0 and 1); a time as whole units since 1970 or as an
-ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON as a list, map or value of its own, or as a text
-(which of the two matters for direct repairs only: they are compared by value)."""
+"""What a bin holds: a text; an integer; a double; a boolean, or 0 and 1 (which of the two matters for direct repairs
+only); a time as whole units since 1970 or as an ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON as
+a list, map or value of its own, or as a text. Of `json`, a text that is a list or map is compared by value too, and any
+other text is a string."""
 
 
 class SyncColumn(Model):
@@ -106,7 +107,13 @@ class SyncPair(Model):
 
     @field_validator("columns")
     @classmethod
-    def _once(cls, value: tuple[SyncColumn, ...]) -> tuple[SyncColumn, ...]:
+    def _once(cls, value: tuple[SyncColumn, ...], info: ValidationInfo) -> tuple[SyncColumn, ...]:
+        keys = {column for _, column, _ in key_parts(info.data.get("key", ""))}
+        refuse(
+            ((n, "masked"), f"{one.column} is part of the key, by which records are named; it cannot be masked")
+            for n, one in enumerate(value)
+            if one.masked and one.column in keys
+        )
         bins = [one.bin for one in value]
         refuse(((n, "bin"), f"{name!r} was named before") for n, name in enumerate(bins) if name in bins[:n])
         return value

@@ -98,6 +98,8 @@ _FIGURES: Final = np.uint64(0x5555555555555555)
 _ARRAY: Final = np.uint64(0x6666666666666666)
 _OBJECT: Final = np.uint64(0x7777777777777777)
 _NOTHING: Final = np.uint64(0x8888888888888888)
+_COMMA, _OPEN, _VALUE, _KEY, _COLON = 0, 1, 2, 3, 4  # what came last in a JSON text; a comma stands for its beginning
+_TRUE, _FALSE, _NULL = (np.frombuffer(word, np.uint8).copy() for word in (b"true", b"false", b"null"))
 _ODD: Final = np.uint64(0x9999999999999999)  # what has no value of the column's type
 
 if _INTERPRETED:
@@ -570,12 +572,18 @@ def _json_number(src: Bytes, p: int, end: int) -> tuple[int, np.uint64]:
     some = False
     whole = True
     inexact = False
+    number = _0  # up to 19 digits, as an integer of 64 bits has
+    length = 0
     while p < end:
         c = _load8(src, p)
         if c == 46 and whole:
             whole = False
         elif 48 <= c <= 57:
             some = True
+            if length < 19:
+                number = number * np.uint64(10) + np.uint64(c - 48)
+            if length or c != 48:
+                length += 1
             if digits < 18:
                 mantissa = mantissa * np.uint64(10) + np.uint64(c - 48)
                 if mantissa != _0:
@@ -603,10 +611,20 @@ def _json_number(src: Bytes, p: int, end: int) -> tuple[int, np.uint64]:
             p += 1
         exponent += -scale if below else scale
         whole = False
-    if whole and exponent == 0 and not inexact:
-        return p, _int_hash(_0 - mantissa if negative else mantissa)
+    if whole and length <= 19 and number <= (_SIGN if negative else _SIGN - _1):
+        return p, _int_hash(_0 - number if negative else number)
     bits = _nearest_double(src, at, mantissa, exponent, inexact)
     return p, _real_number_hash(bits | (_SIGN if negative else _0))
+
+
+@_inner
+def _is_word(src: Bytes, p: int, end: int, word: Bytes) -> bool:
+    if p + len(word) > end:
+        return False
+    same = True
+    for i in range(len(word)):
+        same = same and _load8(src, p + i) == word[i]
+    return same
 
 
 @_inner
@@ -619,15 +637,27 @@ def _json_hash(
     depth = -1
     value = _0
     wants_key = False
+    after = _COMMA
     while True:
-        while p < end:
-            c = _load8(src, p)
-            if c != 32 and c != 10 and c != 9 and c != 13 and c != 44 and c != 58:
-                break
+        while p < end and (_load8(src, p) == 32 or _load8(src, p) == 13 or 9 <= _load8(src, p) <= 10):
             p += 1
         if p >= end:
             break
         c = _load8(src, p)
+        if c == 44:
+            if after != _VALUE:
+                break
+            after = _COMMA
+            p += 1
+            continue
+        if c == 58:
+            if after != _KEY:
+                break
+            after = _COLON
+            p += 1
+            continue
+        if c != 125 and c != 93 and (after in (_VALUE, _KEY) or (wants_key and c != 34)):
+            break
         if c == 123 or c == 91:
             depth += 1
             if depth == _DEPTH:
@@ -636,10 +666,11 @@ def _json_hash(
             levels[4 * depth + 1] = _0
             levels[4 * depth + 3] = _0
             wants_key = c == 123
+            after = _OPEN
             p += 1
             continue
         if c == 125 or c == 93:
-            if depth < 0:
+            if depth < 0 or (after != _VALUE and after != _OPEN) or (levels[4 * depth] == _1) != (c == 93):
                 break
             value = _closed(levels, depth)
             depth -= 1
@@ -651,14 +682,15 @@ def _json_hash(
             if wants_key:
                 levels[4 * depth + 2] = value
                 wants_key = False
+                after = _KEY
                 continue
-        elif c == 116 and p + 4 <= end:
+        elif c == 116 and _is_word(src, p, end, _TRUE):
             value = _mix(_TRUTH, _K1)
             p += 4
-        elif c == 102 and p + 5 <= end:
+        elif c == 102 and _is_word(src, p, end, _FALSE):
             value = _mix(_TRUTH, _K2)
             p += 5
-        elif c == 110 and p + 4 <= end:
+        elif c == 110 and _is_word(src, p, end, _NULL):
             value = _NOTHING
             p += 4
         else:
@@ -673,6 +705,7 @@ def _json_hash(
             break
         _into(levels, depth, value)
         wants_key = levels[4 * depth] == _0
+        after = _VALUE
     return _hash(src, at, size, _ODD)
 
 
@@ -841,7 +874,10 @@ def _bin_hash(
         if kind in (TEXT, UUID):
             return _text_hash(src, p, size, scratch, 0, marks, where, codes)
         if kind == JSON:
-            return _json_hash(src, p, size, scratch, 0, marks, where, codes, levels)
+            # A text is JSON where it should be, or where it looks so; else it is a string of its own.
+            if scale or (size and (_load8(src, p) == 123 or _load8(src, p) == 91)):
+                return _json_hash(src, p, size, scratch, 0, marks, where, codes, levels)
+            return _text_hash(src, p, size, scratch, 0, marks, where, codes)
         if kind == DECIMAL:
             return _figures_of_text(src, p, size)
         if kind == TIMESTAMP and scale == 0:
@@ -1121,7 +1157,7 @@ def rows(
                         return pos, BROKEN
                     if wanted:
                         value = _column_hash(kinds[i], scales[i], src, p, n, scratch, marks, where, codes, levels)
-                        if value == defaults[i]:
+                        if value == defaults[i] or (value == _NOTHING and kinds[i] == JSON):
                             value = _0
                         if value != _0:
                             row += _mix(value ^ seeds[i], _K3)
@@ -1182,7 +1218,7 @@ def _bins(
                 kinds[found], scales[found], particle, src, p + 8 + length, n - 4 - length, scratch, marks, where,
                 codes, levels,
             )  # fmt: skip
-            if value == defaults[found]:
+            if value == defaults[found] or (value == _NOTHING and kinds[found] == JSON):
                 value = _0
             hashes[found] = value
             if value != _0:

@@ -23,6 +23,7 @@ FORMS = {
     "integer": (kernel.INTEGER, 0),
     "double": (kernel.DOUBLE, 0),
     "bool": (kernel.BOOL, 0),
+    "bool_int": (kernel.BOOL, 0),
     "epoch_us": (kernel.TIMESTAMP, 1),
     "epoch_ms": (kernel.TIMESTAMP, 1_000),
     "epoch_s": (kernel.TIMESTAMP, 1_000_000),
@@ -30,7 +31,7 @@ FORMS = {
     "scaled": (kernel.SCALED, 0),
     "decimal": (kernel.DECIMAL, 0),
     "json": (kernel.JSON, 0),
-    "json_text": (kernel.JSON, 0),
+    "json_text": (kernel.JSON, 1),  # every text is JSON
 }
 INTEGER_KEY, TEXT_KEY = 1, 3  # particle types
 _PLANES = 0x30000  # no code point beyond has a decomposition or a combining class
@@ -159,7 +160,16 @@ def _default(column: SyncColumn, kind: int, scale: int, work: Work) -> np.uint64
     work.grow(len(data))
     source = np.frombuffer(data + b"\0" * 16, np.uint8)
     found = kernel.bin_hash(kind, scale, particle, source, len(data), *work.texts)
-    good = {"bool": bool, "integer": int, "scaled": int, "double": float, "text": str, "decimal": str, "iso": str}
+    good = {
+        "bool": bool,
+        "bool_int": int,
+        "integer": int,
+        "scaled": int,
+        "double": float,
+        "text": str,
+        "decimal": str,
+        "iso": str,
+    }
     wanted = good.get(column.form, int if column.form.startswith("epoch") else None)
     if wanted is not None and not (type(value) is wanted or (wanted is float and type(value) is int)):
         raise ConfigurationError(f"sync: the default of {column.bin} is {value!r}, which is no {column.form}")

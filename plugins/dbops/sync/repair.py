@@ -190,6 +190,10 @@ def _put_right(
             client.remove((pair.namespace, pair.set, None, digest), {"gen": generation}, same)
             return "removed"
         bins, ttl, key = row
+        if not bins:
+            log.warning("%s.%s %s: its row has no value for any bin, and no record is without; left as it is",
+                        pair.namespace, pair.set, key)  # fmt: skip
+            return None
         exists = aerospike.POLICY_EXISTS_CREATE if generation is None else aerospike.POLICY_EXISTS_REPLACE
         client.put(
             (pair.namespace, pair.set, key), bins, {"gen": generation or 0},
@@ -273,6 +277,8 @@ def to_bin(column: SyncColumn, value: Any) -> Any:
         return float(value)
     if form == "bool":
         return bool(value)
+    if form == "bool_int":
+        return int(bool(value))
     if form == "scaled":
         scaled = Decimal(value).scaleb(column.scale)
         if scaled != int(scaled):

@@ -113,6 +113,15 @@ FORMS = [
     ("json_text", "jsonb", '{"a": 1.0, "b": "\\u00e9\\n"}', '{ "b" : "\\u00e9\\n",\n"a":1 }', '{"a": 1, "b": "e"}'),
     ("json_text", "text", '{"k": "\\ud83d\\ude00"}', '{"k":"😀"}', '{"k":":)"}'),
     ("json", "jsonb", "1e3", 1000, 1001),
+    ("json", "jsonb", "[1500000000000000001]", [1500000000000000001], [1500000000000000000]),
+    ("json", "jsonb", "[-9223372036854775808, 0]", [-(2**63), 0], [-(2**63) + 1, 0]),
+    ("json", "jsonb", '"5"', "5", 5),
+    ("json", "jsonb", '{"a": [1]}', '{"a":[1.0]}', '"{}"'),
+    ("json_text", "jsonb", "9223372036854775807", "9223372036854775807", "9223372036854775806"),
+    *(("json_text", "jsonb", '{"a": [1, true]}', '{"a":[1,true]}', broken) for broken in (
+        '{"a":[1,true],}', '{"a" [1,true]}', '{"a":[1,true}', '{"a":[1,trxe]}', '{"a":[1 true]}', '{"a",[1,true]}',
+        '{:"a":[1,true]}', '{"a":[1,true]}}', '{"a":[1,,true]}', ',{"a":[1,true]}',
+    )),
 ]  # fmt: skip
 
 
@@ -131,6 +140,14 @@ def test_values_are_compared_by_what_they_mean(
     (field,) = of(result, "bin").fields
     assert (field.column, field.postgres) == ("v", None)
     assert field.aerospike is not None
+
+
+def test_a_json_null_is_no_value(table: Table) -> None:
+    table.fill("id text primary key, v jsonb, w text", ("k", "null", "x"), ("list", "[null]", "x"))
+    table.put("k", w="x")
+    table.put("list", w="x")
+    pair = table.pair(SyncColumn(column="v", bin="v", form="json"), SyncColumn(column="w", bin="w"))
+    assert named(validate(table.app, pair)) == {("different", "list")}
 
 
 def test_a_default_has_no_bin_and_exchanged_values_are_noticed(table: Table) -> None:
@@ -396,6 +413,26 @@ def test_what_somebody_writes_during_a_repair_is_left(table: Table, monkeypatch:
     assert repaired(table, table.pair(), plan) == {"published": 0, "removed": 0}
     for key in ("different", "missing", "extra"):
         assert table.client.get(("bidder", "odd", key))[2] == {"v": "newest"}
+
+
+def test_a_repair_writes_the_type_that_a_bin_has_and_skips_a_row_without_values(table: Table) -> None:
+    table.fill(
+        "id text primary key, v boolean, w text", ("k", True, "new"), ("empty", None, None), ("last", False, "x")
+    )
+    table.put("k", v=1, w="old")
+    pair = table.pair(SyncColumn(column="v", bin="v", form="bool_int"), SyncColumn(column="w", bin="w"))
+    plan = plan_repair([validate(table.app, pair, sleep=lambda seconds: None)], 10)
+    assert repaired(table, pair, plan) == {"published": 2, "removed": 0}
+    found = {key: table.client.get(("bidder", "odd", key))[2] for key in ("k", "last")}
+    assert {key: (type(bins["v"]), bins["v"]) for key, bins in found.items()} == {"k": (int, 1), "last": (int, 0)}
+
+
+def test_a_masked_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="id is part of the key, by which records are named; it cannot be masked"):
+        SyncPair.model_validate({
+            "name": "odd", "table": "odd", "clusters": ["app"], "namespace": "bidder", "set": "odd", "key": "{id}",
+            "lag": "0s", "columns": [{"column": "id", "bin": "id", "masked": True}],
+        })  # fmt: skip
 
 
 def test_nothing_is_repaired_from_a_replica(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
