@@ -258,10 +258,11 @@ class Etl:
         if fault == "not_loaded":
             return 0
         sources = [self.prefix(table, hour)]
+        # The first has a row even when the hour has only one, in the small hours of the day.
         if fault == "partial":
-            sources = [files[0].key]
+            sources = [files[1].key]
         elif fault == "twice":
-            sources.append(files[1].key)
+            sources.append(files[0].key)
         loaded = 0
         for source in sources:
             loaded += self.copy(connection, table, source, max_errors=MAX_ERRORS if fault == "load_lost" else 0)
