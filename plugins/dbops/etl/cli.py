@@ -45,14 +45,14 @@ def check(
     """
     from dbops.etl.check import check_hour, check_now, etl_of, newest_due, open_look
     from dbops.etl.findings import Finding, Outcome
-    from dbops.redshift.session import open_session
+    from dbops.redshift.session import LaterSession
 
     platform = load_platform()
     etl = etl_of(platform)
     chosen = [etl.pipeline(name) for name in pipeline] if pipeline else etl.pipelines
     assert platform.redshift is not None
     found: list[Finding] = []
-    with closing(open_session(from_env(platform.redshift.connection))) as session:
+    with closing(LaterSession(from_env(platform.redshift.connection))) as session:
         look = open_look(platform, session, from_env)
         last = newest_due(etl, look.now) if hour is None else _moment(hour)
         for one in chosen:

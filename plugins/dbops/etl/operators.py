@@ -101,14 +101,14 @@ class CheckPipeline(BaseOperator):
         from dbops.etl.check import check_hour, check_now, open_look
         from dbops.etl.findings import Outcome, in_words
         from dbops.etl.incidents import record
-        from dbops.redshift.session import open_session
+        from dbops.redshift.session import LaterSession
 
         unit, platform = self.unit, load_platform()
         cast("dict[str, Any]", context)["unit_name"] = unit["pipeline"]
         assert platform.redshift is not None
         ledger = open_ledger(platform)
         found = []
-        with closing(open_session(connection(platform.redshift.connection))) as session:
+        with closing(LaterSession(connection(platform.redshift.connection))) as session:
             look = open_look(platform, session, connection)
             pipeline = look.etl.pipeline(unit["pipeline"])
             for hour in map(datetime.fromisoformat, unit["hours"]):

@@ -145,6 +145,42 @@ class ConnectorSession:
             cursor.close()
 
 
+class LaterSession:
+    """A session that is opened when something is first asked of it; what asks nothing of it works without.
+
+    One that cannot be opened is an error of each statement, and is not tried again.
+    """
+
+    def __init__(self, info: ConnectionInfo) -> None:
+        self._info = info
+        self._session: Session | None = None
+        self._error: RetryableError | FinalError | None = None
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        return self._opened().rows(sql, *values)
+
+    def run(self, sql: str, *values: Any) -> int:
+        return self._opened().run(sql, *values)
+
+    def transaction(self) -> Any:
+        return self._opened().transaction()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def _opened(self) -> Session:
+        if self._error is not None:
+            raise self._error
+        if self._session is None:
+            try:
+                self._session = open_session(self._info)
+            except (RetryableError, FinalError) as error:
+                self._error = error
+                raise
+        return self._session
+
+
 def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
     """A session over the driver, or over the Data API when the connection's extra says `data_api`.
 

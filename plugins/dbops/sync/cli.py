@@ -39,6 +39,7 @@ def _validated(
     platform: Platform, pairs: list[str] | None, clusters: list[str] | None, listed: int, since: datetime | None
 ) -> tuple[list[PairResult], dict[str, str]]:
     """Results, and what could not be looked at by target."""
+    from dbops.sync.postgres import TableWrong
     from dbops.sync.validate import Validation
 
     sync = _sync(platform)
@@ -55,6 +56,8 @@ def _validated(
                     listed=listed,
                 )  # fmt: skip
                 results.append(validation.run(since))
+            except TableWrong as problem:  # of this pair; the others are compared all the same
+                failed[target] = str(problem)
             except ConfigurationError:
                 raise
             except DbopsError as problem:

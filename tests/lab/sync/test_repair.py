@@ -233,3 +233,17 @@ def test_the_command_says_what_it_could_not_look_at(environment: LabApp, monkeyp
     assert [one["target"] for one in document["results"]] == ["eu/bidder.orders"]
     assert "none of 1 addresses answers" in document["failed"]["apac/bidder.orders"]
     assert run(command, ["sync", "validate", "-p", "nothing"]).exit_code == 2
+
+
+def test_a_pair_that_does_not_fit_its_table_keeps_no_other_from_being_compared(environment: LabApp) -> None:
+    with environment.database.session() as cursor:
+        cursor.execute("alter table creatives rename column is_approved to approved")
+    try:
+        found = CliRunner().invoke(command, ["sync", "validate", "-c", "eu", "--json"])
+    finally:
+        with environment.database.session() as cursor:
+            cursor.execute("alter table creatives rename column approved to is_approved")
+    assert found.exit_code == 2
+    document = json.loads(found.stdout)
+    assert len(document["results"]) == 3
+    assert "has no column is_approved" in document["failed"]["eu/bidder.creatives"]
