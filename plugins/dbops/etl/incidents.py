@@ -26,7 +26,8 @@ from dbops.etl.findings import (
     Outcome,
     target_of,
 )
-from dbops.ledger import actions_since, failing_checks, last_target, record_action, record_check
+from dbops.etl.jobs import floor_hour
+from dbops.ledger import actions_since, failing_checks, record_action, record_check, targets_from
 from dbops.platform.etl import HOUR, Etl
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ ACCEPTED = "etl_accept"
 PREFIX = "etl_"
 MOST_HOURS = 48
 """Of one pipeline, that one run looks at."""
+LONGEST_PAUSE = timedelta(days=30)
+"""After a longer one a pipeline begins anew, as one that was never judged."""
 MOST_NAMED = 8
 DAY = timedelta(days=1)
 
@@ -121,21 +124,28 @@ def _failing(row: PastCheck) -> Failing:
 
 
 def hours_to_judge(ledger: Engine, etl: Etl, pipeline: str, hour: datetime, now: datetime) -> list[datetime]:
-    """The hour, those before it that no run has judged since the last judged one, and those that are not well yet.
+    """The hour, those before it that no run has judged since the first one that was, and those that are not well yet.
 
-    At most `MOST_HOURS`, the newest; the oldest of them first.
+    No hour before `recheck`, and `MOST_HOURS` at most: of those that nobody has judged the oldest, so that the next run
+    goes on after them; in what is left, the newest of those that are not well. The oldest first.
     """
-    oldest = now - etl.recheck
-    wanted = {hour}
-    last = last_target(ledger, RUN, f"{pipeline}/")
-    if last is not None:
-        judged = datetime.fromisoformat(f"{last.rpartition('/')[2]}:00+00:00")
-        while judged + HOUR < hour:
-            judged = max(judged + HOUR, oldest.replace(minute=0, second=0, microsecond=0))
-            wanted.add(judged)
-    failing = failing_now(ledger, etl, now, is_blind_too=True)
-    wanted |= {one.hour for one in failing if one.pipeline == pipeline and one.hour is not None}
-    return sorted(one for one in wanted if one == hour or oldest <= one < hour)[-MOST_HOURS:]
+    oldest = floor_hour(now - etl.recheck) + HOUR
+    seen = {
+        datetime.fromisoformat(f"{target.rpartition('/')[2]}:00+00:00")
+        for target in targets_from(ledger, RUN, f"{pipeline}/", target_of(pipeline, oldest - LONGEST_PAUSE))
+    }
+    never, one = [], max(min(seen, default=hour), oldest - HOUR)
+    while (one := one + HOUR) < hour:
+        if one not in seen:
+            never.append(one)
+    never = never[: MOST_HOURS - 1]
+    failing = {
+        one.hour
+        for one in failing_now(ledger, etl, now, is_blind_too=True)
+        if one.pipeline == pipeline and one.hour is not None and oldest <= one.hour < hour
+    }
+    again = sorted(failing.difference(never), reverse=True)[: MOST_HOURS - 1 - len(never)]
+    return sorted({hour, *never, *again})
 
 
 def alerts_of(failing: Sequence[Failing], etl: Etl, *, of_now: bool = True) -> list[Alert]:

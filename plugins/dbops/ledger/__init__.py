@@ -16,7 +16,7 @@ from dbops.ledger.read import (
     checks_since,
     failing_checks,
     find_action,
-    last_target,
+    targets_from,
 )
 from dbops.ledger.record import (
     archived_days,
@@ -59,7 +59,6 @@ __all__ = [
     "failures_of",
     "find_action",
     "known_since",
-    "last_target",
     "migrate",
     "never_drilled",
     "newest_check",
@@ -75,5 +74,6 @@ __all__ = [
     "resolve_incident",
     "see_incident",
     "status",
+    "targets_from",
     "transaction",
 ]

@@ -81,13 +81,13 @@ def failing_checks(
         return [_check(found) for found in session.scalars(wanted.order_by(CheckResult.target, CheckResult.name))]
 
 
-def last_target(engine: Engine, name: str, prefix: str) -> str | None:
-    """The last of a check's targets that begin with `prefix`, as texts are ordered."""
+def targets_from(engine: Engine, name: str, prefix: str, first: str) -> set[str]:
+    """A check's targets that begin with `prefix` and are `first` or after it, as texts are ordered."""
     found = select(CheckResult.target).where(
-        CheckResult.name == name, CheckResult.target.startswith(prefix, autoescape=True)
+        CheckResult.name == name, CheckResult.target.startswith(prefix, autoescape=True), CheckResult.target >= first
     )
     with transaction(engine) as session:
-        return session.scalar(found.order_by(CheckResult.target.desc()).limit(1))
+        return set(session.scalars(found.distinct()))
 
 
 def actions_since(engine: Engine, name: str, since: datetime) -> list[PastAction]:
