@@ -524,18 +524,25 @@ def check_success(look: Look, pipeline: Pipeline) -> Verdict:
     """In how many of the hours that were due in the last seven days did the job succeed?"""
     last = newest_due(look.etl, look.now)
     first = last + HOUR - SUCCESS_WINDOW
-    return judge_success(look.jobs.runs(pipeline, first), first, last, look.platform.limits["etl_failed"])
+    runs = look.jobs.runs(pipeline, first - SUCCESS_WINDOW)
+    return judge_success(runs, first, last, look.platform.limits["etl_failed"])
 
 
 def judge_success(runs: Iterable[JobRun], first: datetime, last: datetime, limit: Limit) -> Verdict:
-    """:param first: :param last: hours that count; those before the first run of a new pipeline do not."""
+    """:param first: :param last: hours that count; those before the first run of a new pipeline do not.
+
+    :param runs: also older ones, which tell a new pipeline from one that stood still.
+    """
     ended: dict[datetime, bool] = {}
+    is_old = False
     for run in runs:
+        is_old = is_old or run.hour() < first
         if first <= run.hour() <= last:
             ended[run.hour()] = ended.get(run.hour(), False) or run.state == SUCCEEDED
     if not ended:
         return Verdict(Outcome.ERROR, "no run at all in 7 days", 100.0, limit.warn, "%")
-    hours = int((last - min(ended)) / HOUR) + 1
+    begin = first if is_old else min(ended)
+    hours = int((last - begin) / HOUR) + 1
     good = sum(ended.values())
     failed = _percent(hours - good, hours)
     outcome, reached = _against(Thresholds(warn=limit.warn, error=limit.critical), failed)
@@ -544,7 +551,7 @@ def judge_success(runs: Iterable[JobRun], first: datetime, last: datetime, limit
     said = (
         f"{good:,} of {hours:,} hours succeeded in 7 days: {100 - failed:.2f} %, the target is {100 - limit.target:g} %"
     )
-    bad = [hour for n in range(hours) if not ended.get(hour := min(ended) + HOUR * n)]
+    bad = [hour for n in range(hours) if not ended.get(hour := begin + HOUR * n)]
     details = {"hours": hours, "succeeded": good, "failed": [f"{hour:%Y-%m-%dT%H}" for hour in bad[-24:]]}
     return Verdict(outcome, said, round(failed, 3), reached, "%", details)
 

@@ -181,6 +181,11 @@ def test_success_is_counted_by_hours_and_missing_ones_are_failures() -> None:
     assert of(20).outcome == Outcome.ERROR
     assert of(2, failed=2).outcome == Outcome.WARN
     assert judge_success([], first, last, limit).outcome == Outcome.ERROR
+    before = run(argument=(first - timedelta(hours=5)).isoformat())
+    late = [run(argument=hour.isoformat()) for hour in hours[100:]]
+    stood_still = judge_success([before, *late], first, last, limit)
+    assert (stood_still.outcome, stood_still.details["hours"]) == (Outcome.ERROR, 168), "it is not new"
+    assert judge_success(late, first, last, limit).outcome == Outcome.PASS
     assert judge_success(
         [run(), run("FAILED", argument=(HOUR - timedelta(hours=1)).isoformat())], first, last, limit
     ).outcome == (Outcome.PASS), "two hours say nothing"
