@@ -169,7 +169,7 @@ def _double_hash(bits: np.uint64) -> np.uint64:
 def _real_number_hash(bits: np.uint64) -> np.uint64:
     """Of a number of JSON: a whole one is the integer."""
     number = _as_double(bits)
-    if number == np.floor(number) and abs(number) < 9.2e18:
+    if number == np.floor(number) and abs(number) < 2.0**63:
         return _int_hash(np.uint64(np.int64(number)))
     return _double_hash(bits)
 
