@@ -123,7 +123,11 @@ FORMS = [
     *(("json_text", "jsonb", '{"a": [1, true]}', '{"a":[1,true]}', broken) for broken in (
         '{"a":[1,true],}', '{"a" [1,true]}', '{"a":[1,true}', '{"a":[1,trxe]}', '{"a":[1 true]}', '{"a",[1,true]}',
         '{:"a":[1,true]}', '{"a":[1,true]}}', '{"a":[1,,true]}', ',{"a":[1,true]}',
+        '{"a":[01,true]}', '{"a":[1.,true]}', '{"a":[1e,true]}', '{"\\a":[1,true]}', '{"\\u00m1":[1,true]}',
+        '{"a":[1,true]}\v',
     )),
+    ("json_text", "jsonb", '["a\\nb", 0.5]', '["a\\nb",0.5]', '["a\nb",0.5]'),
+    ("json_text", "jsonb", '"\U00011841"', '"\\ud806\\udc41"', '"\\ud83d\\u0041"'),
 ]  # fmt: skip
 
 
