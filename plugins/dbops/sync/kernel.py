@@ -84,6 +84,8 @@ _PRIME: Final = np.uint64(0x9E3779B97F4A7C15)
 _0: Final = np.uint64(0)
 _1: Final = np.uint64(1)
 _TOPS: Final = np.uint64(0x8080808080808080)
+_ONES: Final = np.uint64(0x0101010101010101)
+_QUOTES, _SLASHES, _BLANKS = (_ONES * np.uint64(ord(letter)) for letter in '"\\ ')
 _SIGN: Final = np.uint64(1 << 63)
 _EPOCH_US: Final = 946_684_800_000_000  # of PostgreSQL, 2000-01-01, in Unix microseconds
 _POWERS: Final = np.array([10**n for n in range(19)], np.int64)
@@ -169,7 +171,7 @@ def _double_hash(bits: np.uint64) -> np.uint64:
 def _real_number_hash(bits: np.uint64) -> np.uint64:
     """Of a number of JSON: a whole one is the integer."""
     number = _as_double(bits)
-    if number == np.floor(number) and abs(number) < 9.2e18:
+    if number == np.floor(number) and abs(number) < 2.0**63:
         return _int_hash(np.uint64(np.int64(number)))
     return _double_hash(bits)
 
@@ -497,6 +499,15 @@ def _closed(levels: Longs, depth: int) -> np.uint64:
     return _mix(levels[at + 1] ^ _K2, _ARRAY if levels[at] == _1 else _OBJECT)
 
 
+@_inline
+def _is_plain(word: np.uint64) -> bool:
+    """Whether none of 8 letters is a quote, a backslash or a control character."""
+    quote = word ^ _QUOTES
+    slash = word ^ _SLASHES
+    found = ((quote - _ONES) & ~quote) | ((slash - _ONES) & ~slash) | ((word - _BLANKS) & ~word)
+    return found & _TOPS == _0  # type: ignore[no-any-return]
+
+
 @_inner
 def _json_text(
     src: Bytes, p: int, end: int, out: Bytes, w: int, marks: Ints, where: Ints, codes: Ints
@@ -504,10 +515,14 @@ def _json_text(
     """The string behind the quote at p - 1: position behind its closing quote (-1: none), and its hash."""
     q = p
     plain = True
+    while q + 8 <= end and _is_plain(_load64_le(src, q)):
+        q += 8
     while q < end:
         c = _load8(src, q)
         if c == 34:
             break
+        if c < 32:
+            return -1, _0
         if c == 92:
             plain = False
             q += 1
@@ -530,10 +545,14 @@ def _json_text(
             if p + 4 > q:
                 return -1, _0
             code = _hex4(src, p)
+            if code < 0:
+                return -1, _0
             p += 4
             if 0xD800 <= code < 0xDC00 and p + 6 <= q and _load16(src, p) == 0x5C75:
-                code = 0x10000 + ((code - 0xD800) << 10) + (_hex4(src, p + 2) - 0xDC00)
-                p += 6
+                low = _hex4(src, p + 2)
+                if 0xDC00 <= low < 0xE000:
+                    code = 0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00)
+                    p += 6
             v = _put_code(out, v, code)
         else:
             if c == 110:
@@ -546,6 +565,8 @@ def _json_text(
                 c = 8
             elif c == 102:
                 c = 12
+            elif c != 34 and c != 92 and c != 47:
+                return -1, _0
             _store8(out, v, c)
             v += 1
     return q + 1, _text_hash(out, w, v - w, out, v, marks, where, codes)
@@ -553,10 +574,16 @@ def _json_text(
 
 @_inner
 def _hex4(src: Bytes, p: int) -> int:
+    """-1: no four hexadecimal digits."""
     code = 0
     for i in range(4):
         c = _load8(src, p + i)
-        code = code << 4 | (c - 48 if c <= 57 else (c | 32) - 87) & 15
+        if 48 <= c <= 57:
+            code = code << 4 | (c - 48)
+        elif 97 <= c | 32 <= 102:
+            code = code << 4 | ((c | 32) - 87)
+        else:
+            return -1
     return code
 
 
@@ -569,15 +596,18 @@ def _json_number(src: Bytes, p: int, end: int) -> tuple[int, np.uint64]:
     mantissa = _0
     digits = 0
     exponent = 0
-    some = False
+    some = False  # digits since the sign, the point or the e
     whole = True
     inexact = False
     number = _0  # up to 19 digits, as an integer of 64 bits has
     length = 0
+    if p + 1 < end and _load8(src, p) == 48 and 48 <= _load8(src, p + 1) <= 57:
+        return -1, _0
     while p < end:
         c = _load8(src, p)
-        if c == 46 and whole:
+        if c == 46 and whole and some:
             whole = False
+            some = False
         elif 48 <= c <= 57:
             some = True
             if length < 19:
@@ -606,9 +636,13 @@ def _json_number(src: Bytes, p: int, end: int) -> tuple[int, np.uint64]:
             below = _load8(src, p) == 45
             p += 1
         scale = 0
+        some = False
         while p < end and 48 <= _load8(src, p) <= 57:
+            some = True
             scale = min(100_000, scale * 10 + _load8(src, p) - 48)
             p += 1
+        if not some:
+            return -1, _0
         exponent += -scale if below else scale
         whole = False
     if whole and length <= 19 and number <= (_SIGN if negative else _SIGN - _1):
@@ -627,6 +661,13 @@ def _is_word(src: Bytes, p: int, end: int, word: Bytes) -> bool:
     return same
 
 
+@_inline
+def _behind_blanks(src: Bytes, p: int, end: int) -> int:
+    while p < end and (_load8(src, p) == 32 or _load8(src, p) == 13 or 9 <= _load8(src, p) <= 10):
+        p += 1
+    return p
+
+
 @_inner
 def _json_hash(
     src: Bytes, p: int, size: int, out: Bytes, w: int, marks: Ints, where: Ints, codes: Ints, levels: Longs
@@ -639,8 +680,7 @@ def _json_hash(
     wants_key = False
     after = _COMMA
     while True:
-        while p < end and (_load8(src, p) == 32 or _load8(src, p) == 13 or 9 <= _load8(src, p) <= 10):
-            p += 1
+        p = _behind_blanks(src, p, end)
         if p >= end:
             break
         c = _load8(src, p)
@@ -698,9 +738,7 @@ def _json_hash(
             if p < 0:
                 break
         if depth < 0:
-            while p < end and (_load8(src, p) == 32 or 9 <= _load8(src, p) <= 13):
-                p += 1
-            if p == end:
+            if _behind_blanks(src, p, end) == end:
                 return value
             break
         _into(levels, depth, value)
