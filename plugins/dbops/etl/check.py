@@ -444,8 +444,9 @@ def judge_references(hand: _Hand, *found: Orphans) -> Verdict:
         said = f"{one.orphans:,} of {one.rows:,} rows have a {one.reference.column} that {one.reference.table} has not"
         if one.orphans and not one.others:
             said += ", which has no row of that time"
-        if one.nulls and not one.rows:  # nothing was compared, which is not that all is well
-            outcome, said = Outcome.ERROR, f"{one.reference.column} is NULL in all of {one.nulls:,} rows"
+        if not one.rows:  # nothing was compared, which is not that all is well
+            nulls = f"{one.reference.column} is NULL in all of {one.nulls:,} rows"
+            outcome, said = Outcome.ERROR, nulls if one.nulls else "there is no row to look at"
         judged.append((outcome, share, limit, said))
         details[one.reference.column] = {
             "table": one.reference.table, "rows": one.rows, "orphans": one.orphans, "others": one.others,

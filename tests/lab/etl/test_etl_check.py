@@ -89,6 +89,20 @@ def test_a_fault_is_found_by_its_check(
     assert Outcome.BLIND not in shown.values()
 
 
+def test_an_hour_whose_rows_all_refer_to_null_is_found(
+    look: Look, lab_etl: LabEtl, lab_redshift: LabRedshift, hour: datetime
+) -> None:
+    lab_etl.run(hour, is_aggregated=False)
+    with lab_redshift.connect() as admin:
+        admin.cursor().execute(
+            f'update {lab_etl.schema}.wins set impression_id = null where "timestamp" >= %s and "timestamp" < %s',
+            (f"{hour:%Y-%m-%d %H}:00", f"{hour + timedelta(hours=1):%Y-%m-%d %H}:00"),
+        )
+    found = judged(look, "wins", hour)["etl_references"]
+    assert found.outcome == Outcome.ERROR
+    assert "impression_id is NULL in all of" in found.message
+
+
 def test_an_hour_with_far_fewer_rows_than_the_same_hour_of_past_weeks_is_found(
     look: Look, lab_etl: LabEtl, hour: datetime
 ) -> None:
