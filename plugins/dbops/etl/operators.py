@@ -158,10 +158,11 @@ class ReportEtl(BaseOperator):
         from dbops.ledger import open_incidents
 
         platform: Platform = load_platform()
-        etl, ledger = etl_of(platform), open_ledger(platform)
-        failing = failing_now(ledger, etl, datetime.now(UTC))
+        etl, ledger, now = etl_of(platform), open_ledger(platform), datetime.now(UTC)
+        failing = failing_now(ledger, etl, now)
         units = context["ti"].xcom_pull(task_ids=self.plan_task)
-        alerts = alerts_of(failing, etl, of_now=any(unit["now"] for unit in units or ()))
+        of_now = any(unit["now"] for unit in units or ())
+        alerts = alerts_of(failing, etl, of_now=of_now, since=now - etl.recheck)
         for alert in alerts:
             self.log.warning("%s\n%s", alert.title, alert.what)
         lasting = {alert.key for alert in alerts_of(failing, etl)}

@@ -16,7 +16,7 @@ from dbops.ledger.read import (
     checks_since,
     failing_checks,
     find_action,
-    last_target,
+    last_looks,
 )
 from dbops.ledger.record import (
     archived_days,
@@ -59,7 +59,7 @@ __all__ = [
     "failures_of",
     "find_action",
     "known_since",
-    "last_target",
+    "last_looks",
     "migrate",
     "never_drilled",
     "newest_check",
