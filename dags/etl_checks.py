@@ -5,7 +5,8 @@ files on S3, their loads by COPY, whether files, loads and table agree on the nu
 usual, and the values of its columns. It also looks at the EventBridge rule, the age of the newest row and the success
 of seven days. Each result is a row in the ledger. `report` has one incident per pipeline and kind of problem, which
 lasts until every hour of it is well: hours that are not are looked at again by every run, so that a repair is seen
-within the hour. `include/runbooks/etl_late.md`, `etl_failed.md`, `etl_load_errors.md` and `etl_data.md` say what to do.
+within the hour. After a pause the oldest hours that nobody has judged come first. `include/runbooks/etl_late.md`,
+`etl_failed.md`, `etl_load_errors.md` and `etl_data.md` say what to do.
 
 **When it fails**: a check could not look, which says nothing about the data; the others were done. Clear the failed
 tasks once AWS and the warehouse answer: `include/runbooks/etl_checks_failed.md`.

@@ -190,6 +190,25 @@ def test_what_cannot_be_looked_at_fails_the_run_and_neither_begins_nor_ends_a_pr
     assert world.open() == {}
 
 
+def test_a_warehouse_that_is_down_makes_blind_what_needs_it_and_the_rest_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.etl.run(world.hour, {"wins": "glue_failed"})
+    made = world.redshift.connection
+    with monkeypatch.context() as down:
+        for name, value in connections.variables({"dbops_redshift": made | {"port": 1}}).items():
+            down.setenv(name, value)
+        assert world.run().state == "failed"
+    assert set(world.open()) == {"etl_failed/wins", "failed/etl_checks"}
+    found = {
+        row.name: row for row in world.rows("SELECT * FROM check_result WHERE target LIKE 'impressions%' ORDER BY id")
+    }
+    assert {"etl_run", "etl_files", "etl_schedule"} <= {name for name, row in found.items() if row.ok}
+    blind = {name for name, row in found.items() if row.details["outcome"] == "could-not-look"}
+    assert {"etl_load", "etl_loaded_twice", "etl_reconciliation", "etl_rows", "etl_freshness"} <= blind
+    assert "connect to Redshift" in found["etl_rows"].message
+
+
 def test_hours_that_no_run_has_judged_are_judged_by_the_next(world: World) -> None:
     for back in (3, 2, 1, 0):
         world.etl.run(world.hour - HOUR * back, {"wins": "out_of_range"} if back == 1 else None)

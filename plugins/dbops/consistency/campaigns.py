@@ -1,5 +1,5 @@
 """Campaign ids in Redshift's events that no campaign has. Redshift counts a day's events by campaign; PostgreSQL says
-which of these ids it does not know. Memory is that of a day's campaigns."""
+which of these ids it does not know; NULL is never one that it knows. Memory is that of a day's campaigns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CampaignResult:
     unknown: int
     """Events of campaigns that do not exist."""
     campaigns: int
-    """How many such ids."""
+    """How many such ids, NULL among them."""
     wrong_days: tuple[date, ...]
     found: tuple[UnknownCampaign, ...]
     """Those with the most events, as many as are listed."""
@@ -49,7 +49,7 @@ class CampaignResult:
     def message(self) -> str:
         """One line."""
         if not self.events:
-            return f"no event of a campaign from {self.days[0]} to {self.days[-1]}: there is nothing to look at"
+            return f"no event from {self.days[0]} to {self.days[-1]}: there is nothing to look at"
         seen = f"{self.events:,} events from {self.days[0]} to {self.days[-1]}"
         if self.ok:
             return f"{seen}: all of campaigns that exist"
@@ -74,7 +74,7 @@ def check_campaigns(
     assert consistency is not None
     assert platform.redshift is not None
     pair = sync.pair(part.pair)
-    counted: dict[EventTable, dict[date, dict[str, int]]] = {}
+    counted: dict[EventTable, dict[date, dict[str | None, int]]] = {}
     warehouse = open_session(connection(platform.redshift.connection))
     try:
         for one in part.events:
@@ -82,14 +82,14 @@ def check_campaigns(
     finally:
         warehouse.close()
     # Asked last: a campaign that was made meanwhile is known.
-    ids = sorted({name for table in counted.values() for found in table.values() for name in found})
+    ids = sorted({name for table in counted.values() for found in table.values() for name in found if name is not None})
     with Snapshot(connection(sync.connection), pair, sync.max_replica_lag) as snapshot:
         rows = snapshot.ask(statement("postgres/unknown_campaigns"), [ids], id=sql.Identifier(pair.key_columns[0]))
-    unknown = {name for (name,) in rows}
+    unknown = {None, *(name for (name,) in rows)}
     made = []
     for one, table in counted.items():
         found = [
-            UnknownCampaign(name, day, count)
+            UnknownCampaign("NULL" if name is None else name, day, count)
             for day, names in table.items()
             for name, count in names.items()
             if name in unknown
@@ -105,11 +105,12 @@ def check_campaigns(
     return made
 
 
-def _of_day(warehouse: Session, table: EventTable, day: date) -> dict[str, int]:
+def _of_day(warehouse: Session, table: EventTable, day: date) -> dict[str | None, int]:
     text = statement("redshift/campaigns_of_day").format(
         table=quoted(*table.table.split(".")), time=quoted(table.time), campaign=quoted(table.campaign)
     )
-    return {str(name): int(count) for name, count in warehouse.rows(text, *midnights(day))}
+    rows = warehouse.rows(text, *midnights(day))
+    return {None if name is None else str(name): int(count) for name, count in rows}
 
 
 def _name(table: EventTable) -> str:

@@ -6,7 +6,8 @@ that need it, and no other. Changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from statistics import median
@@ -48,7 +49,7 @@ from dbops.etl.warehouse import (
 )
 from dbops.platform import Limit, Platform, duration_text
 from dbops.platform.etl import HOUR, Etl, Pipeline, Thresholds
-from dbops.redshift.session import Session
+from dbops.redshift.session import LazySession, Session, open_session
 
 SUCCESS_WINDOW = timedelta(days=7)
 LEAST_HOURS = 24
@@ -76,6 +77,18 @@ class Look:
 
     def store(self, pipeline: Pipeline) -> Store:
         return S3Store(pipeline.bucket, "", self.connection, self.etl.region)
+
+
+@contextmanager
+def opened_look(platform: Platform, connection: Callable[[str], ConnectionInfo]) -> Iterator[Look]:
+    """A look whose warehouse is connected to when it is first asked: what does not need it is judged without.
+
+    :raises ConfigurationError: the platform has no pipelines.
+    """
+    redshift = platform.redshift
+    assert redshift is not None
+    with closing(LazySession(lambda: open_session(connection(redshift.connection)))) as session:
+        yield open_look(platform, session, connection)
 
 
 def open_look(platform: Platform, session: Session, connection: Callable[[str], ConnectionInfo]) -> Look:
@@ -444,8 +457,9 @@ def judge_references(hand: _Hand, *found: Orphans) -> Verdict:
         said = f"{one.orphans:,} of {one.rows:,} rows have a {one.reference.column} that {one.reference.table} has not"
         if one.orphans and not one.others:
             said += ", which has no row of that time"
-        if one.nulls and not one.rows:  # nothing was compared, which is not that all is well
-            outcome, said = Outcome.ERROR, f"{one.reference.column} is NULL in all of {one.nulls:,} rows"
+        if not one.rows:  # nothing was compared, which is not that all is well
+            nulls = f"{one.reference.column} is NULL in all of {one.nulls:,} rows"
+            outcome, said = Outcome.ERROR, nulls if one.nulls else "there is no row to look at"
         judged.append((outcome, share, limit, said))
         details[one.reference.column] = {
             "table": one.reference.table, "rows": one.rows, "orphans": one.orphans, "others": one.others,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -43,17 +42,14 @@ def check(
     With --hour, what is about now (rule, freshness, success) is not looked at. Changes nothing.
     Exit codes: 0 all passes; 1 something is a warning or an error; 2 something could not be looked at, or wrong usage.
     """
-    from dbops.etl.check import check_hour, check_now, etl_of, newest_due, open_look
+    from dbops.etl.check import check_hour, check_now, etl_of, newest_due, opened_look
     from dbops.etl.findings import Finding, Outcome
-    from dbops.redshift.session import LaterSession
 
     platform = load_platform()
     etl = etl_of(platform)
     chosen = [etl.pipeline(name) for name in pipeline] if pipeline else etl.pipelines
-    assert platform.redshift is not None
     found: list[Finding] = []
-    with closing(LaterSession(from_env(platform.redshift.connection))) as session:
-        look = open_look(platform, session, from_env)
+    with opened_look(platform, from_env) as look:
         last = newest_due(etl, look.now) if hour is None else _moment(hour)
         for one in chosen:
             for n in reversed(range(hours)):

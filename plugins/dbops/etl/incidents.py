@@ -26,8 +26,7 @@ from dbops.etl.findings import (
     Outcome,
     target_of,
 )
-from dbops.etl.jobs import floor_hour
-from dbops.ledger import actions_since, failing_checks, record_action, record_check, targets_from
+from dbops.ledger import actions_since, failing_checks, last_looks, record_action, record_check
 from dbops.platform.etl import HOUR, Etl
 
 if TYPE_CHECKING:
@@ -40,10 +39,9 @@ ACCEPTED = "etl_accept"
 PREFIX = "etl_"
 MOST_HOURS = 48
 """Of one pipeline, that one run looks at."""
-LONGEST_PAUSE = timedelta(days=30)
-"""After a longer one a pipeline begins anew, as one that was never judged."""
 MOST_NAMED = 8
 DAY = timedelta(days=1)
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 _ARRIVAL = (RUN, FILES, LOAD, TWICE, RECONCILIATION)
 _CAUSES: dict[str, tuple[str, ...]] = {
@@ -103,16 +101,24 @@ def accept(ledger: Engine, pipeline: str, hour: datetime, reason: str, who: str)
     )  # fmt: skip
 
 
-def failing_now(ledger: Engine, etl: Etl, now: datetime, *, is_blind_too: bool = False) -> list[Failing]:
+def failing_now(
+    ledger: Engine, etl: Etl, now: datetime, *, since: datetime = NEVER, is_blind_too: bool = False
+) -> list[Failing]:
     """What the ledger knows to be not well and nobody has accepted, of the pipelines that there are.
 
+    :param since: only what was looked at since then. An hour that is looked at no more is no better for that; what was
+        found about now counts for as long as hours are looked at again.
     :param is_blind_too: also what could not be looked at, which neither begins nor ends a problem.
     """
-    since = now - etl.recheck - DAY
-    known = {one.name for one in etl.pipelines}
+    known, recent = {one.name for one in etl.pipelines}, now - etl.recheck - DAY
     accepted = {action.target for action in actions_since(ledger, ACCEPTED, since)}
     rows = failing_checks(ledger, CHECKS, since, blind=None if is_blind_too else Outcome.BLIND)
-    return [_failing(row) for row in rows if row.details.get("pipeline") in known and row.target not in accepted]
+    return [
+        _failing(row)
+        for row in rows
+        if row.details.get("pipeline") in known and row.target not in accepted
+        and (row.details.get("hour") or row.at >= recent)
+    ]  # fmt: skip
 
 
 def _failing(row: PastCheck) -> Failing:
@@ -124,40 +130,39 @@ def _failing(row: PastCheck) -> Failing:
 
 
 def hours_to_judge(ledger: Engine, etl: Etl, pipeline: str, hour: datetime, now: datetime) -> list[datetime]:
-    """The hour, those before it that no run has judged since the first one that was, and those that are not well yet.
+    """The hour, those before it that no run has judged since the first that one has, and those that are not well yet.
 
-    No hour before `recheck`, and `MOST_HOURS` at most: of those that nobody has judged the oldest, so that the next run
-    goes on after them; in what is left, the newest of those that are not well. The oldest first.
+    At most `MOST_HOURS`: the hour, then those that were never judged, the oldest first, then those whose last look is
+    longest ago, so that the next run goes on with the others. The oldest of them first.
     """
-    oldest = floor_hour(now - etl.recheck) + HOUR
-    seen = {
-        datetime.fromisoformat(f"{target.rpartition('/')[2]}:00+00:00")
-        for target in targets_from(ledger, RUN, f"{pipeline}/", target_of(pipeline, oldest - LONGEST_PAUSE))
-    }
-    never, one = [], max(min(seen, default=hour), oldest - HOUR)
-    while (one := one + HOUR) < hour:
-        if one not in seen:
-            never.append(one)
-    never = never[: MOST_HOURS - 1]
-    failing = {
-        one.hour
-        for one in failing_now(ledger, etl, now, is_blind_too=True)
-        if one.pipeline == pipeline and one.hour is not None and oldest <= one.hour < hour
-    }
-    again = sorted(failing.difference(never), reverse=True)[: MOST_HOURS - 1 - len(never)]
-    return sorted({hour, *never, *again})
+    oldest = now - etl.recheck
+    looks = {_hour_of(target): at for target, at in last_looks(ledger, ROWS, f"{pipeline}/").items()}
+    wanted = set()
+    if looks:
+        first = max(min(looks), oldest.replace(minute=0, second=0, microsecond=0))
+        wanted = {first + HOUR * n for n in range(int((hour - first) / HOUR))} - looks.keys()
+    failing = failing_now(ledger, etl, now, since=oldest - DAY, is_blind_too=True)
+    wanted |= {one.hour for one in failing if one.pipeline == pipeline and one.hour is not None}
+    before = [one for one in wanted if oldest <= one < hour]
+    before.sort(key=lambda one: (looks.get(one, NEVER), one))
+    return [*sorted(before[: MOST_HOURS - 1]), hour]
 
 
-def alerts_of(failing: Sequence[Failing], etl: Etl, *, of_now: bool = True) -> list[Alert]:
+def _hour_of(target: str) -> datetime:
+    return datetime.fromisoformat(f"{target.rpartition('/')[2]}:00+00:00")
+
+
+def alerts_of(failing: Sequence[Failing], etl: Etl, *, of_now: bool = True, since: datetime = NEVER) -> list[Alert]:
     """One alert for each problem.
 
     :param of_now: also of what was found about now. A run that only judged hours knows no news of that.
+    :param since: hours before it are looked at no more.
     """
     roots = [one for one in failing if (of_now or one.hour is not None) and not _is_consequence(one, failing, etl)]
     groups: dict[str, list[Failing]] = {}
     for one in roots:
         groups.setdefault(one.key, []).append(one)
-    return [_alert(key, found, etl) for key, found in sorted(groups.items())]
+    return [_alert(key, found, etl, since) for key, found in sorted(groups.items())]
 
 
 def _is_consequence(one: Failing, failing: Sequence[Failing], etl: Etl) -> bool:
@@ -200,13 +205,18 @@ def _other_is_to_blame(one: Failing, failing: Sequence[Failing], etl: Etl) -> bo
     return bool(blamed) and all(blamed)
 
 
-def _alert(key: str, found: Sequence[Failing], etl: Etl) -> Alert:
+def _alert(key: str, found: Sequence[Failing], etl: Etl, since: datetime) -> Alert:
     newest = sorted(found, key=lambda one: one.hour or datetime.max.replace(tzinfo=UTC), reverse=True)
     hours = sorted({one.hour for one in found if one.hour is not None})
     first = newest[0]
     lines = [f"- {_when(one)}{one.message}" for one in newest[:MOST_NAMED]]
     if len(newest) > MOST_NAMED:
         lines.append(f"- and {len(newest) - MOST_NAMED} more (check_result {PREFIX}*, or `dbops etl check`)")
+    if left := sum(hour < since for hour in hours):
+        lines.append(
+            f"- {_hours(left)} of them, from {hours[0]:%Y-%m-%d %H}:00 UTC on, not looked at any more (`etl.recheck`): "
+            "trigger or backfill etl_checks over them once they are right, or `dbops etl accept`"
+        )
     is_critical = first.check == SUCCESS and first.outcome == Outcome.ERROR
     return Alert(
         severity=Severity.CRITICAL if is_critical else Severity.WARNING,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
@@ -98,18 +97,15 @@ class CheckPipeline(BaseOperator):
         self.unit = unit
 
     def execute(self, context: Context) -> dict[str, int]:
-        from dbops.etl.check import check_hour, check_now, open_look
+        from dbops.etl.check import check_hour, check_now, opened_look
         from dbops.etl.findings import Outcome, in_words
         from dbops.etl.incidents import record
-        from dbops.redshift.session import LaterSession
 
         unit, platform = self.unit, load_platform()
         cast("dict[str, Any]", context)["unit_name"] = unit["pipeline"]
-        assert platform.redshift is not None
         ledger = open_ledger(platform)
         found = []
-        with closing(LaterSession(connection(platform.redshift.connection))) as session:
-            look = open_look(platform, session, connection)
+        with opened_look(platform, connection) as look:
             pipeline = look.etl.pipeline(unit["pipeline"])
             for hour in map(datetime.fromisoformat, unit["hours"]):
                 look.known_rows = _counted(ledger, pipeline.name, hour)
@@ -162,10 +158,11 @@ class ReportEtl(BaseOperator):
         from dbops.ledger import open_incidents
 
         platform: Platform = load_platform()
-        etl, ledger = etl_of(platform), open_ledger(platform)
-        failing = failing_now(ledger, etl, datetime.now(UTC))
+        etl, ledger, now = etl_of(platform), open_ledger(platform), datetime.now(UTC)
+        failing = failing_now(ledger, etl, now)
         units = context["ti"].xcom_pull(task_ids=self.plan_task)
-        alerts = alerts_of(failing, etl, of_now=any(unit["now"] for unit in units or ()))
+        of_now = any(unit["now"] for unit in units or ())
+        alerts = alerts_of(failing, etl, of_now=of_now, since=now - etl.recheck)
         for alert in alerts:
             self.log.warning("%s\n%s", alert.title, alert.what)
         lasting = {alert.key for alert in alerts_of(failing, etl)}

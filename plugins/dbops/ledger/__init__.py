@@ -16,7 +16,7 @@ from dbops.ledger.read import (
     checks_since,
     failing_checks,
     find_action,
-    targets_from,
+    last_looks,
 )
 from dbops.ledger.record import (
     archived_days,
@@ -59,6 +59,7 @@ __all__ = [
     "failures_of",
     "find_action",
     "known_since",
+    "last_looks",
     "migrate",
     "never_drilled",
     "newest_check",
@@ -74,6 +75,5 @@ __all__ = [
     "resolve_incident",
     "see_incident",
     "status",
-    "targets_from",
     "transaction",
 ]

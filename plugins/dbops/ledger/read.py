@@ -81,13 +81,15 @@ def failing_checks(
         return [_check(found) for found in session.scalars(wanted.order_by(CheckResult.target, CheckResult.name))]
 
 
-def targets_from(engine: Engine, name: str, prefix: str, first: str) -> set[str]:
-    """A check's targets that begin with `prefix` and are `first` or after it, as texts are ordered."""
-    found = select(CheckResult.target).where(
-        CheckResult.name == name, CheckResult.target.startswith(prefix, autoescape=True), CheckResult.target >= first
+def last_looks(engine: Engine, name: str, prefix: str) -> dict[str, datetime]:
+    """When a check last looked at each of its targets that begin with `prefix`."""
+    wanted = (
+        select(CheckResult.target, func.max(CheckResult.at))
+        .where(CheckResult.name == name, CheckResult.target.startswith(prefix, autoescape=True))
+        .group_by(CheckResult.target)
     )
     with transaction(engine) as session:
-        return set(session.scalars(found.distinct()))
+        return {found[0]: found[1] for found in session.execute(wanted)}
 
 
 def actions_since(engine: Engine, name: str, since: datetime) -> list[PastAction]:

@@ -174,7 +174,8 @@ class Etl(Model):
     due: Duration = timedelta(minutes=25)
     """After the end of an hour its rows must be in the table."""
     recheck: Duration = timedelta(days=7)
-    """So long an hour that is not as it should be is looked at again by every run, until it is or was accepted."""
+    """So long an hour that is not as it should be is looked at again by every run, until it is or was accepted.
+    After that it stays in its incident until somebody has it judged or accepts it."""
     files_kept: Duration = timedelta(days=30)
     """Files of older hours may be gone: such an hour is judged without them."""
     aws_connection: ConnectionId = Field(default_factory=inherited)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dbops.connections import ConnectionInfo
-from dbops.errors import ConfigurationError, FinalError, RetryableError
+from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 
 if TYPE_CHECKING:
     from dbops.redshift.data_api import DataApiSession
@@ -145,42 +145,6 @@ class ConnectorSession:
             cursor.close()
 
 
-class LaterSession:
-    """A session that is opened when something is first asked of it; what asks nothing of it works without.
-
-    One that cannot be opened is an error of each statement, and is not tried again.
-    """
-
-    def __init__(self, info: ConnectionInfo) -> None:
-        self._info = info
-        self._session: Session | None = None
-        self._error: RetryableError | FinalError | None = None
-
-    def rows(self, sql: str, *values: Any) -> list[Row]:
-        return self._opened().rows(sql, *values)
-
-    def run(self, sql: str, *values: Any) -> int:
-        return self._opened().run(sql, *values)
-
-    def transaction(self) -> Any:
-        return self._opened().transaction()
-
-    def close(self) -> None:
-        if self._session is not None:
-            self._session.close()
-
-    def _opened(self) -> Session:
-        if self._error is not None:
-            raise self._error
-        if self._session is None:
-            try:
-                self._session = open_session(self._info)
-            except (RetryableError, FinalError) as error:
-                self._error = error
-                raise
-        return self._session
-
-
 def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
     """A session over the driver, or over the Data API when the connection's extra says `data_api`.
 
@@ -191,6 +155,42 @@ def open_session(info: ConnectionInfo) -> ConnectorSession | DataApiSession:
 
         return DataApiSession(info)
     return ConnectorSession(info)
+
+
+class LazySession:
+    """A session that its first statement opens, for work that goes on without it.
+
+    When it cannot be opened, that is tried once: each statement says why.
+    """
+
+    def __init__(self, opened: Callable[[], Session]) -> None:
+        self._opened = opened
+        self._session: Session | None = None
+        self._error: DbopsError | None = None
+
+    def rows(self, sql: str, *values: Any) -> list[Row]:
+        return self._open().rows(sql, *values)
+
+    def run(self, sql: str, *values: Any) -> int:
+        return self._open().run(sql, *values)
+
+    def transaction(self) -> Any:
+        return self._open().transaction()
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+
+    def _open(self) -> Session:
+        if self._error is not None:
+            raise self._error
+        if self._session is None:
+            try:
+                self._session = self._opened()
+            except DbopsError as error:
+                self._error = error
+                raise
+        return self._session
 
 
 def _details(error: BaseException) -> tuple[str, str]:

@@ -155,6 +155,36 @@ def test_events_of_campaigns_that_do_not_exist_are_counted_by_table(world: World
         world.etl.run(hour)
 
 
+def test_events_without_a_campaign_are_of_none_that_exists(world: World) -> None:
+    day = world.days[-1]
+    with closing(world.etl.connect()) as connection, closing(connection.cursor()) as cursor:
+        cursor.execute(
+            'select click_id, order_id from clicks where "timestamp" >= %s and "timestamp" < %s limit 2',
+            (f"{day}", f"{day + timedelta(days=1)}"),
+        )
+        before = cursor.fetchall()
+        for click, _ in before:
+            cursor.execute("update clicks set order_id = null where click_id = %s", (click,))
+        try:
+            found = {one.system: one for one in check_campaigns(world.platform, world.connection, world.days)}
+        finally:
+            for click, campaign in before:
+                cursor.execute("update clicks set order_id = %s where click_id = %s", (campaign, click))
+    clicks = found[f"redshift/{world.etl.schema}.clicks"]
+    assert (clicks.ok, clicks.unknown, clicks.campaigns) == (False, len(before), 1)
+    assert [(one.campaign, one.day) for one in clicks.found] == [("NULL", day)]
+
+
+def test_a_day_of_which_no_system_has_anything_is_not_well(world: World) -> None:
+    day = world.days[0] - timedelta(days=300)
+    for one in world.spend([day]).values():
+        assert (one.ok, one.wrong_days) == (False, (day,))
+        assert "there is nothing to compare" in one.message
+    for found in check_campaigns(world.platform, world.connection, [day]):
+        assert (found.ok, found.wrong_days) == (False, (day,))
+        assert "there is nothing to look at" in found.message
+
+
 def test_a_database_that_does_not_answer_is_no_result(world: World) -> None:
     down = world.connection("dbops_redshift")
     lost = {"dbops_redshift": type(down)(**{**vars(down), "port": 1})}

@@ -13,9 +13,8 @@ from dbops.errors import RetryableError
 from dbops.etl.check import Look
 from dbops.etl.findings import OF_AN_HOUR, Finding, Outcome
 from dbops.etl.incidents import Failing, alerts_of
-from dbops.redshift.session import ConnectorSession, LaterSession, RedshiftUnreachable
+from dbops.redshift.session import ConnectorSession
 from dbops_lab.application.etl import pick_faults
-from dbops_lab.supervisor import free_port
 from dbops_lab.testing import LabEtl, LabRedshift
 from etl_world import PIPELINES, document, judged, look_with, platform_of, table_of
 
@@ -90,6 +89,20 @@ def test_a_fault_is_found_by_its_check(
     assert Outcome.BLIND not in shown.values()
 
 
+def test_an_hour_whose_rows_all_refer_to_null_is_found(
+    look: Look, lab_etl: LabEtl, lab_redshift: LabRedshift, hour: datetime
+) -> None:
+    lab_etl.run(hour, is_aggregated=False)
+    with lab_redshift.connect() as admin:
+        admin.cursor().execute(
+            f'update {lab_etl.schema}.wins set impression_id = null where "timestamp" >= %s and "timestamp" < %s',
+            (f"{hour:%Y-%m-%d %H}:00", f"{hour + timedelta(hours=1):%Y-%m-%d %H}:00"),
+        )
+    found = judged(look, "wins", hour)["etl_references"]
+    assert found.outcome == Outcome.ERROR
+    assert "impression_id is NULL in all of" in found.message
+
+
 def test_an_hour_with_far_fewer_rows_than_the_same_hour_of_past_weeks_is_found(
     look: Look, lab_etl: LabEtl, hour: datetime
 ) -> None:
@@ -149,19 +162,6 @@ def test_a_connection_that_is_lost_makes_blind_what_had_to_be_read_and_spares_th
     for name in ("etl_load", "etl_reconciliation", "etl_rows", "etl_nulls"):
         assert found[name].outcome == Outcome.BLIND
         assert isinstance(found[name].error, RetryableError)
-
-
-def test_a_warehouse_that_is_down_makes_blind_what_had_to_be_asked_of_it_and_spares_the_rest(
-    look: Look, lab_etl: LabEtl, lab_redshift: LabRedshift, hour: datetime
-) -> None:
-    lab_etl.run(hour, tables=["users"])
-    session = LaterSession(replace(lab_redshift.info(), port=free_port()))
-    found = judged(replace(look, session=session), "users", hour)
-    session.close()
-    assert {name: one.ok for name, one in found.items() if one.outcome != Outcome.BLIND} == {
-        "etl_run": True, "etl_files": True,
-    }  # fmt: skip
-    assert {type(one.error) for one in found.values() if one.outcome == Outcome.BLIND} == {RedshiftUnreachable}
 
 
 def test_secrets_in_what_glue_says_are_masked(look: Look, lab_etl: LabEtl, hour: datetime) -> None:

@@ -56,6 +56,21 @@ def test_check_without_an_hour_looks_at_now_too(run: Any, lab_etl: LabEtl) -> No
     assert {"etl_run", "etl_schedule", "etl_freshness", "etl_success"} <= names
 
 
+def test_check_judges_what_needs_no_warehouse_while_it_is_down(
+    run: Any, lab_etl: LabEtl, lab_redshift: LabRedshift, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hour = lab_etl.world.now - timedelta(hours=4)
+    lab_etl.run(hour, tables=["users"])
+    down = connections.variables({"dbops_redshift": lab_redshift.connection | {"port": 1}})
+    monkeypatch.setenv("AIRFLOW_CONN_DBOPS_REDSHIFT", down["AIRFLOW_CONN_DBOPS_REDSHIFT"])
+    found = run("check", "-p", "users", "--hour", hour.isoformat(), "--json")
+    assert found.exit_code == 2
+    outcomes = {one["check"]: one["outcome"] for one in json.loads(found.stdout)}
+    assert (outcomes["etl_run"], outcomes["etl_files"]) == ("pass", "pass")
+    assert outcomes["etl_load"] == outcomes["etl_rows"] == "could-not-look"
+    assert "connect to Redshift" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

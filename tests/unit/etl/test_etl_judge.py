@@ -147,13 +147,12 @@ def test_values_are_judged_and_an_empty_table_passes_none_of_it() -> None:
     assert {"etl_rows", "etl_keys", "etl_nulls", "etl_ranges", "etl_references"} <= set(found)
 
 
-def test_references_that_are_all_null_are_no_pass() -> None:
-    def found(orphans: Orphans) -> Finding:
-        return judged(orphans=(orphans,))["etl_references"]
-
-    nothing = found(Orphans(WINS.references[0], 0, 0, 500, 100))
-    assert (nothing.outcome, nothing.message) == (Outcome.ERROR, "impression_id is NULL in all of 100 rows")
-    assert found(Orphans(WINS.references[0], 60, 0, 500, 40)).ok
+def test_references_that_are_all_null_are_an_error_also_when_the_rows_could_not_be_counted() -> None:
+    empty = (Orphans(WINS.references[0], 0, 0, 500, 100),)
+    found = judged(orphans=empty)["etl_references"]
+    assert (found.outcome, found.message) == (Outcome.ERROR, "impression_id is NULL in all of 100 rows")
+    assert not judged(orphans=empty, rows=JobsUnreachable("no answer"))["etl_references"].ok
+    assert bad(orphans=(Orphans(WINS.references[0], 60, 0, 500, 40),)) == {}, "some refer to nothing"
 
 
 def test_a_run_without_the_argument_is_for_the_hour_that_ended_before_it_started() -> None:
