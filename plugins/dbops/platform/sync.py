@@ -34,8 +34,7 @@ Form = Literal[
 ]  # fmt: skip
 """What a bin holds: a text; an integer; a double; a boolean, or 0 and 1 (which of the two matters for direct repairs
 only); a time as whole units since 1970 or as an ISO 8601 text; a number as an integer of 10**-scale, or as a text; JSON
-as a list, map or value of its own, or as a text. Of `json`, a text that is a list or map is compared by value too, and
-any other text is a string."""
+as a list, map or value of its own (a text is a string then, whatever it looks like), or as a text."""
 
 
 class SyncColumn(Model):

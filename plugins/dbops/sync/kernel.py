@@ -56,7 +56,7 @@ BOOL: Final = 3
 TIMESTAMP: Final = 4  # `scale`: microseconds of the unit that the bin counts in; 0 = an ISO 8601 text
 SCALED: Final = 5  # a number as an integer of 10**-scale
 DECIMAL: Final = 6  # a number as a text
-JSON: Final = 7
+JSON: Final = 7  # `scale`: 1 = a text in the bin is JSON; 0 = it is a string
 UUID: Final = 8  # a text, which PostgreSQL sends as 16 bytes
 
 SUB: Final = 6  # bits of the third byte of a digest that tell the buckets of a partition apart
@@ -912,8 +912,7 @@ def _bin_hash(
         if kind in (TEXT, UUID):
             return _text_hash(src, p, size, scratch, 0, marks, where, codes)
         if kind == JSON:
-            # A text is JSON where it should be, or where it looks so; else it is a string of its own.
-            if scale or (size and (_load8(src, p) == 123 or _load8(src, p) == 91)):
+            if scale:  # `json_text`; of `json` a text is a string, whatever it looks like
                 return _json_hash(src, p, size, scratch, 0, marks, where, codes, levels)
             return _text_hash(src, p, size, scratch, 0, marks, where, codes)
         if kind == DECIMAL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from dbops.aerospike.cluster import Access
 from dbops.cli import app as command
 from dbops.errors import RetryableError
+from dbops.platform.sync import SyncPair
 from dbops.sync import postgres
 from dbops.sync.postgres import PostgresUnreachable
 from dbops.sync.repair import SyncerRefused, SyncerUnreachable, TooMuchDrift, plan_repair, repair
@@ -50,6 +52,25 @@ def test_a_repair_makes_both_sides_the_same_and_once_more_changes_nothing(app: L
         for pair in pairs().values():
             result = validate(app, pair, sleep=lambda seconds: None)
             assert result.ok, (pair.name, result.differences)
+
+
+@pytest.mark.parametrize("table", list(pairs()))
+def test_a_direct_repair_writes_the_types_that_the_syncer_writes(app: LabApp, table: str) -> None:
+    pair, config = pairs()[table], sync().model_copy(update={"repair": "direct"})
+    with closing(app.cluster.connect()) as client:
+        found = client.query(pair.namespace, pair.set).results()[:40]
+        written = {bytes(key[3]): _types(pair, bins) for key, _, bins in found}
+        for key, _, _ in found:
+            client.remove(key)
+        plan = plan_repair([validate(app, pair, listed=1000, sleep=lambda seconds: None)], 100)
+        assert [one.kind for one in plan] == ["missing"] * len(written)
+        repair(config, plan, postgres=app.info(), syncer=None, accesses={"app": access(app)})
+        assert {bytes(key[3]): _types(pair, client.get(key)[2]) for key, _, _ in found} == written
+    assert {name for types in written.values() for name in types} == {one.bin for one in pair.columns}
+
+
+def _types(pair: SyncPair, bins: dict[str, Any]) -> dict[str, type]:
+    return {one.bin: type(bins[one.bin]) for one in pair.columns if one.bin in bins}
 
 
 def test_too_much_drift_is_not_repaired(app: LabApp) -> None:
