@@ -229,9 +229,9 @@ def test_a_backfill_judges_the_hours_of_its_range_and_nothing_about_now(
     from sqlalchemy import select
 
     first = world.hour - timedelta(days=40)
-    world.etl.run(first, {"wins": "out_of_range"}, tables=["impressions", "wins"], is_aggregated=False)
     world.etl.run(world.hour)
-    world.run()  # so that Airflow knows the DAG
+    world.run()  # so that Airflow knows the DAG, before the pipelines look as if they had stood still
+    world.etl.run(first, {"wins": "out_of_range"}, tables=["impressions", "wins"], is_aggregated=False)
     last = first + HOUR * 2
     words = ["backfill", "create", "--dag-id", "etl_checks", "--from-date", first.isoformat(), "--to-date", str(last)]
     arguments = get_parser().parse_args(words)

@@ -43,6 +43,7 @@ class Files:
     rows: int
     digest: str
     """Of their names, sizes and etags: the same as long as nobody changed them."""
+    urls: tuple[str, ...] = ()
 
 
 def look_at(
@@ -64,7 +65,8 @@ def look_at(
     if rows is None:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             rows = sum(pool.map(lambda one: _rows(store, one, form, header_lines), data))
-    return Files(len(data), sum(one.size for one in data), rows, digest)
+    urls = tuple(f"{store.url}/{one.key}" for one in data)
+    return Files(len(data), sum(one.size for one in data), rows, digest, urls)
 
 
 def _is_marker(name: str, manifest: str | None) -> bool:

@@ -63,6 +63,8 @@ class Loads:
     loads: tuple[Load, ...]
     twice: tuple[LoadedTwice, ...] = ()
     errors: tuple[LoadError, ...] = ()
+    files: frozenset[str] = frozenset()
+    """All that were loaded; asked for when one was loaded more than once and no key tells what the table has of it."""
 
     @property
     def rows(self) -> int:
@@ -124,6 +126,9 @@ def loads_of(session: Session, pipeline: Pipeline, hour: datetime) -> Loads:
     twice: Sequence[Any] = ()
     if sum(load.is_completed for load in loads) > 1:
         twice = read(session, "redshift/etl_loaded_twice", "sys_load_detail", since, since, *head, table)
+    files: Sequence[Any] = ()
+    if twice and not pipeline.key:
+        files = read(session, "redshift/etl_loaded_files", "sys_load_detail", since, since, *head, table)
     reasons: Sequence[Any] = ()
     if any(load.lost or not load.is_completed for load in loads):
         reasons = read(session, "redshift/etl_load_errors", "sys_load_error_detail", since, *head)
@@ -131,6 +136,7 @@ def loads_of(session: Session, pipeline: Pipeline, hour: datetime) -> Loads:
         loads,
         tuple(LoadedTwice(str(file), int(times), int(lines or 0)) for file, times, lines in twice),
         tuple(LoadError(str(c), str(e), int(n), str(f), int(line or 0)) for c, e, n, f, line in reasons),
+        frozenset(str(file) for (file,) in files),
     )
 
 

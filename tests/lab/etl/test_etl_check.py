@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from statistics import median
 
 import pytest
 from dbops.errors import RetryableError
-from dbops.etl.check import Look
+from dbops.etl.check import Look, check_hour
 from dbops.etl.findings import OF_AN_HOUR, Finding, Outcome
 from dbops.etl.incidents import Failing, alerts_of
 from dbops.redshift.session import ConnectorSession
@@ -101,6 +102,23 @@ def test_an_hour_whose_rows_all_refer_to_null_is_found(
     found = judged(look, "wins", hour)["etl_references"]
     assert found.outcome == Outcome.ERROR
     assert "impression_id is NULL in all of" in found.message
+
+
+def test_an_hour_that_was_deleted_and_loaded_again_passes_without_a_key_when_each_file_was_loaded(
+    look: Look, lab_etl: LabEtl, hour: datetime
+) -> None:
+    pipeline = look.etl.pipeline("users").model_copy(update={"key": None})
+    lab_etl.run(hour, tables=["users"], is_aggregated=False)
+    with closing(lab_etl.connect()) as connection:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(
+                'delete from users where "timestamp" >= %s and "timestamp" < %s',
+                (f"{hour:%Y-%m-%d %H}:00", f"{hour + timedelta(hours=1):%Y-%m-%d %H}:00"),
+            )
+        lab_etl.copy(connection, "users", lab_etl.prefix("users", hour))
+    found = {one.check: one for one in check_hour(look, pipeline, hour)}
+    assert bad(found) == {}
+    assert "the table has no row too many" in found["etl_loaded_twice"].message
 
 
 def test_an_hour_with_far_fewer_rows_than_the_same_hour_of_past_weeks_is_found(

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
-from dbops.etl.check import Facts, Look, check_schedule, judge_hour, judge_success, newest_due
+from dbops.etl.check import Facts, Look, check_schedule, check_success, judge_hour, judge_success, newest_due
 from dbops.etl.files import Files
 from dbops.etl.findings import Family, Finding, Outcome
 from dbops.etl.jobs import JobRun, JobsUnreachable, NotThere, Rule, floor_hour
@@ -107,6 +107,20 @@ def test_files_that_were_loaded_twice_are_an_error_while_the_table_has_their_row
     assert bad(loads=twice) == {}, "one of the two was deleted"
 
 
+def test_a_file_that_was_loaded_twice_may_hide_one_that_never_was_when_no_key_tells() -> None:
+    keyless, names = WINS.model_copy(update={"key": None}), ("s3://b/f", "s3://b/g")
+
+    def found(urls: tuple[str, ...], loaded: tuple[str, ...]) -> Finding:
+        loads = Loads((load(rows=50), load(rows=50)), (LoadedTwice("s3://b/f", 2, 50),), files=frozenset(loaded))
+        made = facts(files=Files(2, 1000, 100, "digest", urls), loads=loads)
+        return next(one for one in judge_hour(LOOK, keyless, HOUR, made) if one.check == "etl_loaded_twice")
+
+    assert found(names, names).ok
+    assert found(names, names[:1]).outcome == Outcome.WARN
+    assert found(names, names[:1]).message.endswith("but 1 were never loaded: s3://b/g")
+    assert found((), names).outcome == Outcome.WARN, "nobody knows their names"
+
+
 def test_rows_are_held_against_the_same_hour_of_past_weeks() -> None:
     def few(count: int, past: list[int]) -> str:
         whole = {"files": Files(2, 1, count, ""), "loads": Loads((load(rows=count),)), "rows": rows(count)}
@@ -180,14 +194,33 @@ def test_success_is_counted_by_hours_and_missing_ones_are_failures() -> None:
     assert of(20).outcome == Outcome.ERROR
     assert of(2, failed=2).outcome == Outcome.WARN
     assert judge_success([], first, last, limit).outcome == Outcome.ERROR
-    before = run(argument=(first - timedelta(hours=5)).isoformat())
-    late = [run(argument=hour.isoformat()) for hour in hours[100:]]
-    stood_still = judge_success([before, *late], first, last, limit)
-    assert (stood_still.outcome, stood_still.details["hours"]) == (Outcome.ERROR, 168), "it is not new"
-    assert judge_success(late, first, last, limit).outcome == Outcome.PASS
     assert judge_success(
         [run(), run("FAILED", argument=(HOUR - timedelta(hours=1)).isoformat())], first, last, limit
     ).outcome == (Outcome.PASS), "two hours say nothing"
+
+
+def test_an_outage_at_the_beginning_of_the_window_counts_unless_the_pipeline_is_new() -> None:
+    first, last = HOUR - timedelta(hours=167), HOUR
+    runs = [run(argument=(HOUR - timedelta(hours=n)).isoformat()) for n in range(120)]
+    limit = PLATFORM.limits["etl_failed"]
+    assert judge_success(runs, first, last, limit).outcome == Outcome.PASS
+    old = run(started=first - timedelta(days=3), argument=(first - timedelta(days=3)).isoformat())
+    found = judge_success([*runs, old], first, last, limit)
+    assert (found.outcome, found.details["hours"], found.details["succeeded"]) == (Outcome.ERROR, 168, 120)
+    assert found.details["failed"][-1] == f"{HOUR - timedelta(hours=120):%Y-%m-%dT%H}"
+    asked = []
+
+    class Known:
+        def runs(self, pipeline: Any, since: datetime) -> list[JobRun]:
+            asked.append(since)
+            return [one for one in [*runs, old] if one.started_at >= since]
+
+    look = Look(cast(Any, None), PLATFORM, ETL, cast(Any, Known()), cast(Any, None), NOW)
+    assert check_success(look, WINS).outcome == Outcome.ERROR
+    assert len(asked) == 2
+    runs += [run(argument=(HOUR - timedelta(hours=n)).isoformat()) for n in range(120, 170)]
+    assert check_success(look, WINS).outcome == Outcome.PASS
+    assert len(asked) == 3, "it is known of whether it is new"
 
 
 @pytest.mark.parametrize(

@@ -422,7 +422,9 @@ GARBAGE = st.one_of(
 
 def places(node: Any, path: str = "") -> list[str]:
     inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    found = [place for key, value in inner for place in places(value, f"{path}.{key}".lstrip("."))]
+    # A key with a dot in it (`public.goose_db_version`) is no step of a path.
+    steps = [(key, value) for key, value in inner if "." not in str(key)]
+    found = [place for key, value in steps for place in places(value, f"{path}.{key}".lstrip("."))]
     return [*([path] if path else []), *found]
 
 
