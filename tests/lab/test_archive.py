@@ -696,9 +696,9 @@ def test_the_rights_of_grants_sql_are_enough(lab_redshift: LabRedshift, lab_s3: 
 def test_a_login_that_may_make_no_table_is_told_what_somebody_else_must_do(lab: World) -> None:
     lab.load(6)
     schema = f"s_{secrets.token_hex(4)}"
-    lab.run(f"create schema {schema}", f"grant usage on schema {schema} to public")
-    lab.settings = lab.settings.model_copy(update={"marks": f"{schema}.marks"})
     info = least_privileged(lab, "public")
+    lab.run(f"create schema {schema}", f"grant usage on schema {schema} to {info.login}")
+    lab.settings = lab.settings.model_copy(update={"marks": f"{schema}.marks"})
     with open_session(info) as session:
         with pytest.raises(ConfigurationError, match="grant SELECT, INSERT and DELETE on it to this login") as told:
             lab.archive(session=session)
