@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from dbops.adapter import connection, open_ledger
-from dbops.approval import APPROVAL
+from dbops.approval_operators import APPROVAL
 from dbops.errors import ConfigurationError, DbopsError, RetryableError
 from dbops.platform import Platform, load_platform
 from dbops.platform.sync import Sync

@@ -77,8 +77,8 @@ def explained(error: BaseException, what: str) -> RetryableError | FinalError:
     message = f"{what}: {text[0] if text else type(error).__name__}"
     if code in ("42P01", "42703", "42P17"):
         return TableWrong(f"{message}; correct the pair in the platform file, or the schema")
-    if code.startswith("22"):  # PostgreSQL quotes the value, which may be of a masked column
-        message = re.sub(r'"[^"]*"', '"..."', message)
+    if code.startswith("22"):  # PostgreSQL quotes the value, which may be of a masked column and hold quotes itself
+        message = message.partition('"')[0] + "..."
     if code.startswith(("42", "22")):
         return TableWrong(f"{message}; a column's type is not what the pair says: correct its `form` (SQLSTATE {code})")
     if not code or code.startswith(("08", "40", "53", "55", "57", "58")):

@@ -470,8 +470,13 @@ class Validation:
     # ------------------------------------------------------------------ words
 
     def _listed(self, snapshot: Snapshot, records: Records, confirmed: dict[bytes, _State]) -> tuple[Difference, ...]:
-        """The first differences, with fields and values of both sides."""
-        chosen = dict(sorted(confirmed.items(), key=lambda item: (item[1].kind, item[1].key or ""))[: self.listed])
+        """The first differences, with fields and values of both sides. Rows whose key was looked up come first."""
+
+        def order(item: tuple[bytes, _State]) -> tuple[bool, str, str]:
+            state = item[1]
+            return state.row is not None and state.key is None, state.kind, state.key or ""
+
+        chosen = dict(sorted(confirmed.items(), key=order)[: self.listed])
         there = records.pick(chosen)
         row_keys = [state.row_key for state in chosen.values() if state.kind == "different" and state.row_key]
         values = snapshot.values(row_keys)

@@ -291,6 +291,14 @@ def test_of_very_many_differences_those_that_move_are_looked_at_by_themselves(
     assert named(result) == {("missing", f"k{n:02}") for n in range(20, 30)}
     assert (result.missing, result.different, result.in_flight) == (10, 0, 20)
 
+    looks.clear()
+    for n in range(30):
+        table.put(f"k{n:02}", v="c" if n < 15 else "a")
+    few = validate(table.app, table.pair(), sleep=lambda seconds: None, listed=4)
+    assert few.different == 15
+    assert len(few.differences) == 4
+    assert all(one.key and one.fields for one in few.differences), "those whose keys were looked up are listed"
+
 
 def test_a_cluster_that_changes_during_the_second_look_is_told(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     table.fill("id text primary key, v text", ("k", "new"))
@@ -302,10 +310,11 @@ def test_a_cluster_that_changes_during_the_second_look_is_told(table: Table, mon
 
 
 def test_an_error_of_a_value_does_not_show_it(table: Table) -> None:
-    table.fill("id text primary key, v text", ("k", "s3cret-token"))
+    table.fill("id text primary key, v text", ("k", 's3cret"-tail\nmore-tail'))
     with pytest.raises(TableWrong, match="invalid input syntax") as told:
         validate(table.app, table.pair(SyncColumn(column="v", bin="v", form="integer", masked=True)))
     assert "s3cret" not in str(told.value)
+    assert "tail" not in str(told.value)
 
 
 def test_a_window_of_changes_looks_at_what_changed(app: LabApp, client: aerospike.Client) -> None:
