@@ -28,7 +28,7 @@ from dbops.aerospike.restore_operators import (
     RestoreSlice,
 )
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
-from dbops.approval import ApprovePlan
+from dbops.approval_operators import ApprovePlan
 from dbops.platform import SCRATCH, Severity, load_platform
 from dbops.tags import Tag
 

@@ -21,7 +21,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
-from dbops.approval import ApprovePlan
+from dbops.approval_operators import ApprovePlan
 from dbops.backups.operators import ApplyRetention, CheckReplication, EnsureLifecycle, PlanRetention, SweepOrphans
 from dbops.platform import Severity, load_platform
 from dbops.tags import Tag

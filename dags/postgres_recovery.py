@@ -20,7 +20,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
-from dbops.approval import ApprovePlan
+from dbops.approval_operators import ApprovePlan
 from dbops.platform import Severity, load_platform
 from dbops.postgres.recovery_operators import (
     CheckSessions,

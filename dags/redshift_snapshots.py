@@ -20,7 +20,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
-from dbops.approval import ApprovePlan
+from dbops.approval_operators import ApprovePlan
 from dbops.platform import Severity, load_platform
 from dbops.redshift.snapshot_operators import CheckSnapshots, ExpireSnapshots, PlanSnapshotExpiry, RecordFigures
 from dbops.tags import Tag

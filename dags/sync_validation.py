@@ -21,7 +21,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule
 from dbops.adapter import DEFAULT_ARGS
 from dbops.alerts.airflow import alert_on_failure, remember_error, resolve_on_success
-from dbops.approval import ApprovePlan
+from dbops.approval_operators import ApprovePlan
 from dbops.platform import Severity, load_platform
 from dbops.sync.operators import (
     DRY_RUN,

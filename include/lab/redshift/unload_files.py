@@ -11,7 +11,9 @@ import gzip
 import re
 import tempfile
 import threading
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from types import TracebackType
 from typing import IO, Any, Protocol
@@ -46,7 +48,7 @@ class Place(Protocol):
     def put(self, folder: str, slice_number: int, body: IO[bytes], lines: int, started: datetime) -> None: ...
 
 
-class Slices:
+class Slices(AbstractContextManager["Slices"]):
     """The open files of all slices, all in one partition at a time."""
 
     def __init__(self, statement: UnloadStatement, columns: Sequence[Column], place: Place) -> None:
@@ -61,15 +63,13 @@ class Slices:
         self._folder: str | None = None
         self._open: dict[int, Any] = {}
 
+    @abstractmethod
     def copy_statement(self, source: str) -> str:
         """PostgreSQL's COPY that yields the rows in the form that `write` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(self, blocks: Iterator[bytes]) -> int:
         """Write all rows, upload all files; the number of rows."""
-        raise NotImplementedError
-
-    def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

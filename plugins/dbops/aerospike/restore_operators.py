@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, log_progress, open_keys, open_ledger, open_platform_store
-from dbops.approval import APPROVAL
+from dbops.approval_operators import APPROVAL
 from dbops.errors import ConfigurationError, FinalError
 from dbops.platform import SCRATCH, Platform, Scratch, load_platform
 

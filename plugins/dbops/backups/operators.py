@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import open_ledger, open_platform_store
-from dbops.approval import APPROVAL, is_approved
+from dbops.approval_operators import APPROVAL, is_approved
 from dbops.errors import DbopsError, FinalError, RetryableError
 from dbops.platform import AerospikeCluster, Namespace, Platform, load_platform
 

@@ -13,7 +13,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from dbops.adapter import PROGRESS_SECONDS, connection, open_keys, open_ledger, open_platform_store
-from dbops.approval import APPROVAL, is_approved
+from dbops.approval_operators import APPROVAL, is_approved
 from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 from dbops.platform import Platform, Postgres, PostgresExports, load_platform
 from dbops.postgres.snapshot_operators import run_of, snapshot_places

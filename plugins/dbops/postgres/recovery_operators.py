@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, open_ledger, open_platform_store
-from dbops.approval import APPROVAL, is_approved
+from dbops.approval_operators import APPROVAL, is_approved
 from dbops.platform import Severity, duration_text, load_platform
 
 if TYPE_CHECKING:

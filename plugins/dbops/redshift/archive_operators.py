@@ -13,7 +13,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 from dbops.adapter import connection, open_ledger
 from dbops.alerts.airflow import notify, resolve
 from dbops.alerts.alert import Alert
-from dbops.approval import APPROVAL
+from dbops.approval_operators import APPROVAL
 from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 from dbops.platform import Platform, Severity, load_platform
 

@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator, BaseSensorOperator, PokeReturnValue
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 from dbops.adapter import connection, open_ledger
-from dbops.approval import APPROVAL, is_approved
+from dbops.approval_operators import APPROVAL, is_approved
 from dbops.connections import ConnectionMissing
 from dbops.errors import ConfigurationError, DbopsError, FinalError, RetryableError
 from dbops.platform import Platform, Redshift, Severity, duration_text, load_platform
